@@ -1,0 +1,1 @@
+"""Feast views, windows over event time, online and offline stores, versioned datasets."""

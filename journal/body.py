@@ -1,0 +1,155 @@
+"""The bodies of the records that Rivermill itself writes: what serving, training and datasets tell each other.
+
+Source bodies follow their contract; these follow the structs below. Rooms that never import each other meet here.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+Stamp = tuple[int, int]
+"""When a value's event happened and when it became known, both in microseconds."""
+
+
+class Genesis(msgspec.Struct, frozen=True, kw_only=True):
+    """The journal's first record: whose it is and what moves its clock."""
+
+    pipeline: str
+    clock: str
+    format: int
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True):
+    """What the columns of later predictions mean.
+
+    Attributes:
+        service: The feature service, as ``name@digest``.
+        request: Names of the inputs that come from the question itself.
+        views: The views in the order of their stamps, as ``name@version``.
+        columns: Every feature column in order: the request's, then each view's.
+    """
+
+    service: str
+    request: list[str]
+    views: list[str]
+    columns: list[str]
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer with all that it was made from.
+
+    Attributes:
+        key: The label's key: the outcome that carries it is this prediction's.
+        question: Offset of the question's record.
+        service: Names the `Definition` that says what ``values`` and ``stamps`` are.
+        values: One value per column; None is missing.
+        stamps: One per view; None where the view had no row for the entity, or a stale one.
+        score: Probability of the positive class.
+        line: The line that answered.
+        model: Canonical digest of the model; empty when the prior answered.
+        snapshot: Offset of the snapshot record that was served; -1 when the prior answered.
+        control: Sequence of the control decision that it was served under.
+        degraded: Whether a fallback answered, or a feature's store was out of reach.
+        build: Fingerprint of the code and libraries that computed the answer.
+    """
+
+    key: str
+    question: int
+    service: str
+    values: list[Any]
+    stamps: list[Stamp | None]
+    score: float
+    line: str
+    model: str
+    snapshot: int
+    control: int
+    degraded: bool
+    build: str
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A prediction joined with its label: positions, not copies. The features are the prediction's own."""
+
+    key: str
+    prediction: int
+    label: int
+    outcome: bool
+
+
+class Expired(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a prediction that no label joins. ``reason`` is ``no_label`` or ``not_chosen``."""
+
+    key: str
+    prediction: int
+    reason: str
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A state of an online line, with the guard's numbers.
+
+    Attributes:
+        line: The line it belongs to.
+        family: The flavor that can read the blob.
+        model: Canonical digest.
+        blob: Content address of the stored state; empty when nothing was published.
+        signature: Over line, family, model and blob (hex). Outside every digest.
+        examples: How many examples the state has learned.
+        published: Whether serving follows it; False when the guard failed.
+        guard: The guard's measurements by name.
+        reasons: Why the guard failed; empty when it held.
+    """
+
+    line: str
+    family: str
+    model: str
+    blob: str
+    signature: str
+    examples: int
+    published: bool
+    guard: dict[str, float]
+    reasons: list[str]
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The echo of a control decision. It acts where it stands.
+
+    Attributes:
+        sequence: Its place in the control log.
+        action: ``bootstrap`` or ``release`` (so far).
+        subject: What it is about: a line, a quarantine id.
+        why: The reason given, with whatever evidence there was.
+        details: Facts the action needs.
+    """
+
+    sequence: int
+    action: str
+    subject: str
+    why: str
+    details: dict[str, Any]
+
+
+class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that parsed but violates its contract, kept whole until somebody decides.
+
+    Attributes:
+        reason: Which rule, which field, what was found.
+        event: The event as it came, encrypted under the pipeline's key (base64), since it may hold personal fields.
+    """
+
+    reason: str
+    event: str
+
+
+BodyT = TypeVar("BodyT", bound=msgspec.Struct)
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def encode(body: msgspec.Struct) -> bytes:
+    """The canonical JSON of a body."""
+    return _encoder.encode(body)
+
+
+def decode(body: bytes, kind: type[BodyT]) -> BodyT:
+    """Read a body back; raises `msgspec.ValidationError` on a foreign one."""
+    return msgspec.json.decode(body, type=kind)

@@ -1,0 +1,96 @@
+"""A fold's file: keyed state, embedded tables and the position, committed as one SQLite transaction."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+from journal.errors import Corrupt
+from journal.log import START, Position
+from journal.sqlite import open_database
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS position (
+    fold TEXT PRIMARY KEY, version INTEGER NOT NULL, fingerprint TEXT NOT NULL,
+    incarnation TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS state (
+    space TEXT, key BLOB, value BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (space, key)) STRICT, WITHOUT ROWID;
+"""
+
+
+class FoldFile:
+    """One fold's state on disk. Rows carry a checksum, so a flipped byte is an error and never a wrong feature."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.db = open_database(path)
+        self.db.execute(_SCHEMA)
+
+    def position(self, fold: str) -> Position | None:
+        """Where the fold stood at its last commit; None before the first."""
+        row = self.db.execute("SELECT incarnation, partition, offset FROM position WHERE fold = ?", (fold,)).get
+        return Position(*row) if row else None
+
+    def identity(self, fold: str) -> tuple[int, str] | None:
+        """The fold's version and the library fingerprint that wrote the state."""
+        row: tuple[int, str] | None = self.db.execute(
+            "SELECT version, fingerprint FROM position WHERE fold = ?", (fold,)
+        ).get
+        return row
+
+    def set_position(self, fold: str, version: int, fingerprint: str, position: Position) -> None:
+        """Move the fold's position, inside the transaction that saves its state."""
+        self.db.execute(
+            "INSERT OR REPLACE INTO position VALUES (?, ?, ?, ?, ?, ?)", (fold, version, fingerprint, *position)
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """State, embedded rows and position: all of it or none."""
+        with self.db:
+            yield
+
+    def put(self, space: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write keyed state."""
+        self.db.executemany(
+            "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?)",
+            ((space, key, value, _checksum(key, value)) for key, value in rows),
+        )
+
+    def delete(self, space: str, keys: Iterable[bytes]) -> None:
+        """Forget keyed state."""
+        self.db.executemany("DELETE FROM state WHERE space = ? AND key = ?", ((space, key) for key in keys))
+
+    def get(self, space: str, key: bytes) -> bytes | None:
+        """One value, or None; raises `Corrupt` when its checksum does not hold."""
+        row = self.db.execute("SELECT value, checksum FROM state WHERE space = ? AND key = ?", (space, key)).get
+        return self._checked(space, key, *row) if row else None
+
+    def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every (key, value) of a space in key order."""
+        for key, value, checksum in self.db.execute(
+            "SELECT key, value, checksum FROM state WHERE space = ? ORDER BY key", (space,)
+        ):
+            yield key, self._checked(space, key, value, checksum)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.db.close()
+
+    def _checked(self, space: str, key: bytes, value: bytes, checksum: int) -> bytes:
+        if _checksum(key, value) != checksum:
+            raise Corrupt(
+                which=f"{self.path.name}, state {space!r}, key {key.hex()[:40]}",
+                fix="Delete this file: the fold is rebuilt from the journal at the next start",
+            )
+        return value
+
+
+def _checksum(key: bytes, value: bytes) -> int:
+    return zlib.crc32(value, zlib.crc32(key))
+
+
+def start_of(incarnation: str, partition: int = 0) -> Position:
+    """The position before everything."""
+    return Position(incarnation, partition, START)

@@ -1,0 +1,115 @@
+"""Every error that Rivermill raises on purpose.
+
+::
+
+    RivermillError
+    |-- CallerError            the caller can mend it: nothing was changed
+    |   |-- Malformed          400  not JSON, not a CloudEvent, too large: refused and only counted
+    |   |-- Violation          422  parsed, but breaks its contract: kept in quarantine
+    |   |-- UnknownName        404  no such pipeline, stream, view, feature, dataset or record
+    |   |-- ConflictingId      409  an id that is taken, with another body
+    |   |-- Misconfigured      a pipeline folder or a setting with mistakes, all of them at once
+    |   `-- Refused            409  a command that would destroy or mix what it found
+    `-- UpstreamError          the caller did nothing wrong
+        |-- Corrupt            a checksum does not hold
+        |-- OwnedElsewhere     another process owns these files
+        |-- NotWritable        a folder that cannot be written
+        |-- DurabilityLost     a write could not be made durable: nothing after it was acknowledged
+        `-- Untrusted          a signature or a digest does not hold, or a pickle asks for what is not allowed
+
+A message is the class's first docstring line, then ``which`` (the facts), then ``fix`` (what to do).
+"""
+
+from typing import ClassVar
+
+
+class RivermillError(Exception):
+    """Rivermill could not do this."""
+
+    exit_code: ClassVar[int] = 1
+    status: ClassVar[int] = 500
+
+    def __init__(self, *, which: str, fix: str = "") -> None:
+        self.which = which
+        self.fix = fix
+        what = (type(self).__doc__ or "").partition("\n")[0].rstrip(".")
+        super().__init__(f"{what}: {which}." + (f" {fix}" if fix else ""))
+
+
+class CallerError(RivermillError):
+    """The request cannot be carried out as it stands."""
+
+    exit_code = 3
+    status = 400
+
+
+class Malformed(CallerError):
+    """This is not an event."""
+
+
+class Violation(CallerError):
+    """This event breaks its contract."""
+
+    status = 422
+
+
+class UnknownName(CallerError):
+    """There is nothing of that name."""
+
+    status = 404
+
+
+class ConflictingId(CallerError):
+    """This id is taken by an event with another body."""
+
+    status = 409
+
+
+class Misconfigured(CallerError):
+    """The configuration has mistakes."""
+
+    exit_code = 4
+
+
+class Refused(CallerError):
+    """This was refused, and nothing was changed."""
+
+    exit_code = 5
+    status = 409
+
+
+class UpstreamError(RivermillError):
+    """Something below failed."""
+
+    exit_code = 6
+    status = 503
+
+
+class Corrupt(UpstreamError):
+    """Stored bytes do not match their checksum."""
+
+    exit_code = 7
+
+
+class OwnedElsewhere(UpstreamError):
+    """Another process owns these files."""
+
+    exit_code = 8
+
+
+class NotWritable(UpstreamError):
+    """This folder cannot be written."""
+
+    exit_code = 9
+
+
+class DurabilityLost(UpstreamError):
+    """A write could not be made durable, so nothing was acknowledged."""
+
+    exit_code = 10
+
+
+class Untrusted(UpstreamError):
+    """This model is not one that we signed, or asks for code that is not allowed."""
+
+    exit_code = 11

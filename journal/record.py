@@ -1,0 +1,92 @@
+"""The one record type. Everything that happens is one of these, in order, in a journal.
+
+A writer hands in a `Draft`; the journal stamps it and gives back a `Record`. Times are integers: microseconds since
+1970-01-01 UTC. Bodies are canonical JSON, so that equal content is equal bytes.
+"""
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+
+FORMAT = 1
+
+
+class Kind(StrEnum):
+    """What a record is. The values are stored and never change their meaning."""
+
+    GENESIS = "genesis"
+    DEFINITION = "definition"
+    SOURCE = "source"
+    QUARANTINE = "quarantine"
+    PREDICTION = "prediction"
+    EXAMPLE = "example"
+    EXPIRED = "expired"
+    SNAPSHOT = "snapshot"
+    DECISION = "decision"
+
+
+class Cause(NamedTuple):
+    """Where a derived record comes from: the ``n``-th output of the record at ``(partition, offset)``.
+
+    A sink's mark is the largest cause it has taken; what comes again at or below the mark is dropped.
+    """
+
+    partition: int
+    offset: int
+    n: int
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A record before the journal has given it its place.
+
+    Attributes:
+        kind: What it is.
+        stream: The contract's stream for source events, the fold's name for what a fold derives.
+        id: Unique within (kind, source) for the contract's dedup window.
+        time: When it happened, says the producer; None for derived records, which happen when they are known.
+        body: Canonical JSON, without the sealed fields.
+        source: The CloudEvents source; empty for derived records.
+        schema: The contract's major version that the body follows.
+        subject: The random id of the person it is about, if any; never the producer's identifier.
+        sealed: The personal fields, encrypted under the subject's key.
+        conflict: A keyed hash of the canonical plaintext: tells a repeat from a conflict.
+        principal: Who handed it in.
+        trace: The W3C trace id it belongs to.
+        cause: What it was derived from, for a sink's mark.
+    """
+
+    kind: Kind
+    stream: str
+    id: str
+    body: bytes
+    time: int | None = None
+    source: str = ""
+    schema: int = 1
+    subject: str | None = None
+    sealed: bytes | None = None
+    conflict: bytes = b""
+    principal: str = ""
+    trace: str = ""
+    cause: Cause | None = None
+
+
+class Record(Draft, frozen=True, kw_only=True, dict=True):
+    """A draft with its place: partition and offset, and ``at``, when it became known."""
+
+    partition: int
+    offset: int
+    at: int
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The body, parsed once."""
+        parsed: dict[str, Any] = orjson.loads(self.body)
+        return parsed
+
+
+def canonical_json(value: object) -> bytes:
+    """Equal values give equal bytes: sorted keys, no spaces, shortest floats that read back the same."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

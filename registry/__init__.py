@@ -1,0 +1,1 @@
+"""What a model is to Rivermill: flavors, canonical digests, signatures, lines and their guards."""

@@ -1,0 +1,1 @@
+"""Answers questions from the online store and the line that the champion pointer names."""

@@ -1,0 +1,1 @@
+"""Predictions meet their labels here, and models learn from the pair."""
