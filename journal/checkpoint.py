@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 from journal.errors import Corrupt
 from journal.log import START, Position
 from journal.sqlite import open_database
@@ -15,7 +14,8 @@ CREATE TABLE IF NOT EXISTS position (
     fold TEXT PRIMARY KEY, version INTEGER NOT NULL, fingerprint TEXT NOT NULL,
     incarnation TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS state (
-    space TEXT, key BLOB, value BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (space, key)) STRICT, WITHOUT ROWID;
+    space TEXT, key BLOB, value BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (space, key)
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -73,6 +73,12 @@ class FoldFile:
             "SELECT key, value, checksum FROM state WHERE space = ? ORDER BY key", (space,)
         ):
             yield key, self._checked(space, key, value, checksum)
+
+    def clear(self) -> None:
+        """Forget everything: every table of this file is derived from the journal and will be again."""
+        with self.db:
+            for (table,) in self.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+                self.db.execute(f'DELETE FROM "{table}"')
 
     def close(self) -> None:
         """Let go of the file."""

@@ -3,7 +3,7 @@
 f(journal) and nothing else: no wall clock, no unseeded randomness, no dependence on how the records were batched.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 from journal.checkpoint import FoldFile
@@ -23,11 +23,16 @@ class Fold(Protocol):
         """A checkpoint of another version is rebuilt from the journal."""
         ...
 
+    @property
+    def resume_offset(self) -> int | None:
+        """Where to resume after a restart when the saved state is older than the last record applied; None: there."""
+        ...
+
     def load(self, file: FoldFile) -> None:
         """Restore the state that the last commit saved; an empty file means the beginning."""
         ...
 
-    def apply(self, record: Record) -> Iterable[Draft]:
+    def apply(self, record: Record) -> Sequence[Draft]:
         """Take one record, in order; return what follows from it. Outputs are numbered in the order returned."""
         ...
 

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from journal.record import Cause, Draft, Record
+from journal.record import Cause, Draft, Kind, Record
 
 
 class Position(NamedTuple):
@@ -82,6 +82,10 @@ class Journal(Protocol):
 
     def read(self, partition: int, after: int, limit: int) -> list[Record]:
         """Up to ``limit`` records behind ``after``, in order; an empty list at the end."""
+        ...
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """Up to ``limit`` records of one kind behind ``after``, in order. Meant for the rare kinds."""
         ...
 
     def end(self, partition: int = 0) -> int:

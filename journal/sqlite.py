@@ -1,4 +1,4 @@
-"""How Rivermill opens SQLite: through apsw (a SQLite without the WAL-reset bug), in WAL mode, fsynced at every commit."""
+"""How Rivermill opens SQLite: through apsw (free of the WAL-reset bug), in WAL mode, fsynced at every commit."""
 
 from pathlib import Path
 

@@ -1,0 +1,72 @@
+"""Drives one fold: restore, skip what is behind it, apply, number its outputs, commit state and position as one.
+
+A commit follows the journal's own: a checkpoint may trail the journal and never leads it. After a crash the tail is
+applied again; what the fold then emits again, the journal drops by the sink's mark.
+"""
+
+import msgspec
+
+from journal.checkpoint import FoldFile
+from journal.fold import Fold
+from journal.log import START, Journal, Position
+from journal.record import Cause, Record
+
+
+class Runner:
+    """One fold over one journal, with its file."""
+
+    def __init__(self, fold: Fold, file: FoldFile, journal: Journal, fingerprint: str) -> None:
+        """Restore the fold, or start it anew when its checkpoint is not of this journal, version or build.
+
+        Args:
+            fold: What to drive.
+            file: Where its state and position are committed.
+            journal: What it reads and where its outputs go.
+            fingerprint: Of the libraries whose numbers the state holds; another one means a rebuild.
+        """
+        self.fold = fold
+        self._file = file
+        self._journal = journal
+        self._fingerprint = fingerprint
+        self.offset = self._restored()
+        fold.load(file)
+
+    def _restored(self) -> int:
+        position = self._file.position(self.fold.name)
+        if position is None:
+            return START
+        fits = (
+            position.incarnation == self._journal.incarnation
+            and position.offset <= self._journal.end(position.partition)
+            and self._file.identity(self.fold.name) == (self.fold.version, self._fingerprint)
+        )
+        if not fits:
+            self._file.clear()
+            return START
+        return position.offset
+
+    def step(self, record: Record) -> list[Record]:
+        """Apply one record; return what was appended because of it. Records behind the fold change nothing."""
+        offset = record.offset
+        if offset <= self.offset:
+            return []
+        drafts = self.fold.apply(record)
+        self.offset = offset
+        if not drafts:
+            return []
+        numbered = [
+            msgspec.structs.replace(draft, cause=Cause(record.partition, offset, n)) for n, draft in enumerate(drafts)
+        ]
+        return [new for new in self._journal.append(numbered, sink=self.fold.name) if isinstance(new, Record)]
+
+    def commit(self) -> None:
+        """Save the state and the position it belongs to, as one transaction."""
+        with self._file.transaction():
+            self.fold.save(self._file)
+            offset = self.fold.resume_offset
+            position = Position(self._journal.incarnation, 0, self.offset if offset is None else offset)
+            self._file.set_position(self.fold.name, self.fold.version, self._fingerprint, position)
+
+    def close(self) -> None:
+        """Let go of the fold's file."""
+        self._file.close()

@@ -1,0 +1,196 @@
+"""One file of the journal: a run of records with their id index and the sinks' marks as they stand at its end.
+
+A record is stored as the msgpack array of its envelope, with a CRC-32 over its offset and bytes beside it. No
+transaction spans two segments, so a segment begins with a copy of its predecessor's marks and tallies.
+"""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+
+from journal.errors import Corrupt
+from journal.record import FORMAT, Cause, Kind, Record
+from journal.sqlite import open_database
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS record (
+    offset INTEGER PRIMARY KEY, kind TEXT NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS rare ON record (kind, offset)
+    WHERE kind IN ('genesis', 'definition', 'quarantine', 'snapshot', 'decision');
+CREATE TABLE IF NOT EXISTS id (key TEXT PRIMARY KEY, offset INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mark (
+    sink TEXT PRIMARY KEY, partition INTEGER NOT NULL, offset INTEGER NOT NULL, n INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
+"""
+_RARE = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.DECISION})
+
+_encode = msgspec.msgpack.Encoder().encode
+_Stored = tuple[
+    int, str, str, str, int | None, int, str, int, str | None, bytes | None, bytes, str, str, Cause | None, bytes
+]
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+
+
+class Segment:
+    """A segment's file, opened for writing by the owner or read-only by anyone."""
+
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+        self.path = path
+        self.db = open_database(path, readonly=readonly)
+        if not readonly:
+            self.db.execute(_SCHEMA)
+        self.first: int = self.meta("first") or 0
+
+    def meta(self, key: str) -> Any:
+        """A value of the segment's own facts, or None."""
+        return self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+
+    def set_meta(self, **facts: int | str) -> None:
+        """Write facts inside the open transaction."""
+        self.db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
+
+    def insert(self, record: Record, key: str | None) -> None:
+        """Write one record, and its id where its kind is identified."""
+        data = _pack(record)
+        self.db.execute(
+            "INSERT INTO record VALUES (?, ?, ?, ?)",
+            (record.offset, record.kind, _checksum(record.offset, data), data),
+        )
+        if key is not None:
+            self.db.execute("INSERT OR REPLACE INTO id VALUES (?, ?)", (key, record.offset))
+
+    def offset_of(self, key: str) -> int | None:
+        """Where an id stands in this segment."""
+        offset: int | None = self.db.execute("SELECT offset FROM id WHERE key = ?", (key,)).get
+        return offset
+
+    def last_offset(self) -> int | None:
+        """The offset of the last record, None while there is none."""
+        offset: int | None = self.db.execute("SELECT max(offset) FROM record").get
+        return offset
+
+    def read(self, after: int, limit: int) -> list[Record]:
+        """Up to ``limit`` records behind ``after``; raises `Corrupt` at the first whose checksum fails."""
+        return self._records("WHERE offset > ? ORDER BY offset LIMIT ?", (after, limit))
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """The same for one kind."""
+        return self._records(f"WHERE {_kind_clause(kind)} AND offset > ? ORDER BY offset LIMIT ?", (after, limit))
+
+    def marks(self) -> dict[str, Cause]:
+        """Every sink's mark."""
+        return {sink: Cause(*cause) for sink, *cause in self.db.execute("SELECT * FROM mark")}
+
+    def set_marks(self, marks: dict[str, Cause]) -> None:
+        """Write sinks' marks inside the open transaction."""
+        self.db.executemany(
+            "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", ((sink, *cause) for sink, cause in marks.items())
+        )
+
+    def tallies(self) -> dict[str, int]:
+        """Every count."""
+        return dict(self.db.execute("SELECT name, count FROM tally ORDER BY name"))
+
+    def set_tallies(self, tallies: dict[str, int]) -> None:
+        """Write counts inside the open transaction."""
+        self.db.executemany("INSERT OR REPLACE INTO tally VALUES (?, ?)", tallies.items())
+
+    def damage(self) -> Iterator[Corrupt]:
+        """Every record whose checksum fails, and every page that SQLite finds broken."""
+        try:
+            for (line,) in self.db.execute("PRAGMA integrity_check(20)"):
+                if line != "ok":
+                    yield self._corrupt(str(line))
+            for offset, checksum, data in self.db.execute("SELECT offset, checksum, data FROM record ORDER BY offset"):
+                if _checksum(offset, data) != checksum:
+                    yield self._corrupt(_record_name(offset))
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            yield self._corrupt(str(error))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.db.close()
+
+    def _records(self, where: str, bindings: tuple[int, int]) -> list[Record]:
+        try:
+            rows: list[Any] = self.db.execute(f"SELECT offset, checksum, data FROM record {where}", bindings).fetchall()
+        except apsw.CorruptError as error:
+            raise self._corrupt(str(error)) from error
+        return [self._unpack(*row) for row in rows]
+
+    def _unpack(self, offset: int, checksum: int, data: bytes) -> Record:
+        if _checksum(offset, data) != checksum:
+            raise self._corrupt(_record_name(offset))
+        return _unpack(offset, data)
+
+    def _corrupt(self, what: str) -> Corrupt:
+        return Corrupt(
+            which=f"{self.path.name}: {what}",
+            fix="Nothing was cut: run `rivermill journal verify` for the extent, and restore this file from a backup",
+        )
+
+
+def _kind_clause(kind: Kind) -> str:
+    # A literal lets SQLite prove that the partial index applies; a bound parameter does not.
+    literal = f"kind = '{kind.value}'"
+    rare = "', '".join(sorted(_RARE))
+    return f"{literal} AND kind IN ('{rare}')" if kind in _RARE else literal
+
+
+def _record_name(offset: int) -> str:
+    return f"record {offset}"
+
+
+def _checksum(offset: int, data: bytes) -> int:
+    return zlib.crc32(data, offset & 0xFFFFFFFF)
+
+
+def _pack(record: Record) -> bytes:
+    return _encode(
+        (
+            FORMAT,
+            record.kind,
+            record.stream,
+            record.id,
+            record.time,
+            record.at,
+            record.source,
+            record.schema,
+            record.subject,
+            record.sealed,
+            record.conflict,
+            record.principal,
+            record.trace,
+            record.cause,
+            record.body,
+        )
+    )
+
+
+def _unpack(offset: int, data: bytes) -> Record:
+    _, kind, stream, id_, time, at, source, schema, subject, sealed, conflict, principal, trace, cause, body = _decode(
+        data
+    )
+    return Record(
+        kind=Kind(kind),
+        stream=stream,
+        id=id_,
+        time=time,
+        at=at,
+        source=source,
+        schema=schema,
+        subject=subject,
+        sealed=sealed,
+        conflict=conflict,
+        principal=principal,
+        trace=trace,
+        cause=cause,
+        body=body,
+        partition=0,
+        offset=offset,
+    )

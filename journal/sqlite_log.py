@@ -1,0 +1,320 @@
+"""The journal on SQLite: segments in a folder, owned by one process, read by any.
+
+The owner keeps the stamps, marks and tallies in memory and writes them with the records of their group, so a commit is
+one transaction on one file. Readers open the same files read-only and see what was committed.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from journal.blobs import sync_folder
+from journal.errors import DurabilityLost, Misconfigured
+from journal.log import START, Conflict, Outcome, Repeat, Replayed
+from journal.owner import OwnerLock
+from journal.record import FORMAT, Cause, Draft, Kind, Record
+from journal.segment import Segment
+from journal.stamp import Stamper, identity, is_behind
+
+RECORDS_PER_SEGMENT = 1_000_000
+
+
+class SqliteReader:
+    """Reads a journal that this process need not own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._segments = [Segment(path, readonly=True) for path in segment_paths(folder)]
+
+    @property
+    def incarnation(self) -> str:
+        """The life of the journal that the last segment belongs to."""
+        return str(self._segments[-1].meta("incarnation")) if self._segments else ""
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.read`."""
+        return read_across(self._segments, after, limit) if partition == 0 else []
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.of_kind`."""
+        return kind_across(self._segments, kind, after, limit)
+
+    def end(self, partition: int = 0) -> int:
+        """The last committed offset."""
+        return last_across(self._segments) if partition == 0 else START
+
+    def tallies(self) -> dict[str, int]:
+        """Counts of what left no record."""
+        return self._segments[-1].tallies() if self._segments else {}
+
+    def segments(self) -> Sequence[Segment]:
+        """The files, oldest first."""
+        return self._segments
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for segment in self._segments:
+            segment.close()
+
+
+class SqliteJournal:
+    """The owner's end of the journal."""
+
+    def __init__(
+        self,
+        folder: Path,
+        pipeline: str,
+        *,
+        dedup_window: int | None = None,
+        records_per_segment: int = RECORDS_PER_SEGMENT,
+    ) -> None:
+        """Own the folder, make what was committed durable, and stand at its end.
+
+        Args:
+            folder: Where the segments are; created when missing.
+            pipeline: Whose journal it is; another pipeline's folder is refused.
+            dedup_window: How long ids are remembered, in microseconds of journal time; None means for ever.
+            records_per_segment: When a segment is sealed.
+
+        Raises:
+            OwnedElsewhere, NotWritable, Corrupt, Misconfigured
+        """
+        self._lock = OwnerLock(folder)
+        self.folder = folder
+        self._window = dedup_window
+        self._limit = records_per_segment
+        self._failed = False
+        self._open_group = False
+        _discard_unborn(folder)
+        self._segments = [Segment(path) for path in segment_paths(folder)] or [_create(folder, 0, pipeline, None)]
+        for segment in self._segments:
+            segment.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._current = self._segments[-1]
+        _check_belongs(self._current, pipeline)
+        self.incarnation = str(self._current.meta("incarnation"))
+        self._stamper = Stamper(
+            self.end_on_disk(), self._current.meta("last_at") or 0, self._current.meta("clock") or 0
+        )
+        self._marks = self._current.marks()
+        self._tallies = self._current.tallies()
+        self._touched_marks: set[str] = set()
+        self._touched_tallies: set[str] = set()
+
+    @property
+    def clock(self) -> int:
+        """The largest ``time`` accepted so far."""
+        return self._stamper.clock
+
+    def append(self, drafts: Sequence[Draft], *, sink: str = "") -> list[Outcome]:
+        """See `journal.log.Journal.append`."""
+        if self._open_group:
+            return [self._append(draft, sink) for draft in drafts]
+        with self.group():
+            return [self._append(draft, sink) for draft in drafts]
+
+    def _append(self, draft: Draft, sink: str) -> Outcome:
+        cause = draft.cause
+        if sink and cause is not None:
+            if is_behind(cause, self._marks.get(sink)):
+                return Replayed()
+            self._marks[sink] = cause
+            self._touched_marks.add(sink)
+        key = identity(draft)
+        if key is not None and (taken := self._taken(key)) is not None:
+            return Repeat(taken.offset) if taken.conflict == draft.conflict else Conflict(taken.offset)
+        record = self._stamper.place(draft)
+        self._current.insert(record, key)
+        return record
+
+    def _taken(self, key: str) -> Record | None:
+        for segment in reversed(self._segments):
+            offset = segment.offset_of(key)
+            if offset is not None:
+                record = segment.read(offset - 1, 1)[0]
+                return record if self._remembers(record.time or record.at) else None
+            if not self._remembers(segment.meta("clock_at_start") or 0):
+                return None
+        return None
+
+    def _remembers(self, moment: int) -> bool:
+        return self._window is None or moment >= self._stamper.clock - self._window
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """See `journal.log.Journal.group`. Groups do not nest."""
+        self._refuse_after_failure()
+        if self._stamper.end - self._current.first + 1 >= self._limit:
+            self._rotate()
+        before = (dict(self._marks), dict(self._tallies), self._stamper.copy())
+        self._open_group = True
+        try:
+            self._current.db.execute("BEGIN IMMEDIATE")
+            yield
+            self._write_ends()
+            self._current.db.execute("COMMIT")
+        except BaseException as error:
+            self._marks, self._tallies, self._stamper = before
+            self._roll_back(error)
+            raise
+        finally:
+            self._open_group = False
+            self._touched_marks.clear()
+            self._touched_tallies.clear()
+
+    def _write_ends(self) -> None:
+        self._current.set_meta(last_at=self._stamper.last_at, clock=self._stamper.clock)
+        self._current.set_marks({sink: self._marks[sink] for sink in sorted(self._touched_marks)})
+        self._current.set_tallies({name: self._tallies[name] for name in sorted(self._touched_tallies)})
+
+    def _roll_back(self, error: BaseException) -> None:
+        """Undo a failed group. A full disk may heal; any other failed write means that nothing may be acked again."""
+        if self._current.db.in_transaction:
+            try:
+                self._current.db.execute("ROLLBACK")
+            except apsw.Error:
+                self._failed = True
+        if isinstance(error, apsw.Error):
+            self._failed = self._failed or not isinstance(error, apsw.FullError)
+            raise DurabilityLost(
+                which=f"{self._current.path.name} ({error})",
+                fix="Make room on the disk and try again"
+                if isinstance(error, apsw.FullError)
+                else "The owner stops here; check the disk, then start it again",
+            ) from error
+
+    def _refuse_after_failure(self) -> None:
+        if self._failed:
+            raise DurabilityLost(
+                which=f"{self._current.path.name} failed before", fix="Check the disk, then start the owner again"
+            )
+
+    def _rotate(self) -> None:
+        first = self._stamper.end + 1
+        segment = _create(self.folder, first, str(self._current.meta("pipeline")), self.incarnation)
+        with segment.db:
+            segment.set_meta(last_at=self._stamper.last_at, clock=self._stamper.clock, clock_at_start=self.clock)
+            segment.set_marks(self._marks)
+            segment.set_tallies(self._tallies)
+            segment.set_meta(born=1)
+        self._segments.append(segment)
+        self._current = segment
+
+    def next_at(self) -> int:
+        """The ``at`` of the next derived record."""
+        return self._stamper.next_at()
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.read`; the owner also sees its open group."""
+        return read_across(self._segments, after, limit) if partition == 0 else []
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.of_kind`."""
+        return kind_across(self._segments, kind, after, limit)
+
+    def end(self, partition: int = 0) -> int:
+        """The last offset, the open group's included."""
+        return self._stamper.end if partition == 0 else START
+
+    def end_on_disk(self) -> int:
+        """The last offset that the files hold."""
+        return last_across(self._segments)
+
+    def mark(self, sink: str) -> Cause | None:
+        """The sink's mark."""
+        return self._marks.get(sink)
+
+    def set_mark(self, sink: str, cause: Cause) -> None:
+        """Move the sink's mark; inside a group, since it belongs to what the group holds."""
+        self._marks[sink] = cause
+        self._touched_marks.add(sink)
+
+    def tally(self, name: str, count: int = 1) -> None:
+        """Count what leaves no record; inside a group."""
+        self._tallies[name] = self._tallies.get(name, 0) + count
+        self._touched_tallies.add(name)
+
+    def tallies(self) -> dict[str, int]:
+        """All counts by name."""
+        return dict(self._tallies)
+
+    def close(self) -> None:
+        """Let go of the files and of their ownership."""
+        for segment in self._segments:
+            segment.close()
+        self._lock.release()
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """The segments' files, oldest first."""
+    return sorted(folder.glob("segment-*.sqlite"))
+
+
+def read_across(segments: Sequence[Segment], after: int, limit: int) -> list[Record]:
+    """Read on through segments, oldest first."""
+    records: list[Record] = []
+    for index, segment in enumerate(segments):
+        is_behind_us = index + 1 < len(segments) and segments[index + 1].first <= after + 1
+        if not is_behind_us and len(records) < limit:
+            records += segment.read(after, limit - len(records))
+    return records
+
+
+def kind_across(segments: Sequence[Segment], kind: Kind, after: int, limit: int) -> list[Record]:
+    """The same for one kind."""
+    records: list[Record] = []
+    for segment in segments:
+        if len(records) < limit:
+            records += segment.of_kind(kind, after, limit - len(records))
+    return records
+
+
+def last_across(segments: Sequence[Segment]) -> int:
+    """The last offset of the youngest segment that has a record."""
+    for segment in reversed(segments):
+        if (last := segment.last_offset()) is not None:
+            return last
+    return START
+
+
+def _create(folder: Path, first: int, pipeline: str, incarnation: str | None) -> Segment:
+    segment = Segment(folder / f"segment-{first:012d}.sqlite")
+    segment.first = first
+    with segment.db:
+        segment.set_meta(
+            first=first,
+            pipeline=pipeline,
+            format=FORMAT,
+            incarnation=incarnation or os.urandom(8).hex(),
+            clock_at_start=0,
+        )
+        if incarnation is None:
+            segment.set_meta(born=1)
+    sync_folder(folder)
+    return segment
+
+
+def _discard_unborn(folder: Path) -> None:
+    """Remove a segment whose birth a crash interrupted: it holds no record yet, or it would be marked as born."""
+    for path in segment_paths(folder)[-1:]:
+        segment = Segment(path)
+        unborn = segment.meta("born") is None and segment.last_offset() is None
+        segment.close()
+        if unborn:
+            for file in folder.glob(f"{path.name}*"):
+                file.unlink()
+
+
+def _check_belongs(segment: Segment, pipeline: str) -> None:
+    found, form = segment.meta("pipeline"), segment.meta("format")
+    if found != pipeline:
+        raise Misconfigured(
+            which=f"{segment.path} is the journal of pipeline {found!r}, not of {pipeline!r}",
+            fix="Use another RIVERMILL_HOME",
+        )
+    if form > FORMAT:
+        raise Misconfigured(
+            which=f"{segment.path} has format {form}, this release reads up to {FORMAT}", fix="Use a newer release"
+        )

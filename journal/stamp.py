@@ -1,0 +1,51 @@
+"""Places and stamps: the rules of `journal.log` that need no storage, shared by every adapter."""
+
+from dataclasses import dataclass
+
+from journal.log import START
+from journal.record import Cause, Draft, Kind, Record
+
+_FIELDS = Draft.__struct_fields__
+
+IDENTIFIED = frozenset({Kind.SOURCE, Kind.QUARANTINE, Kind.PREDICTION, Kind.DECISION, Kind.DEFINITION})
+"""The kinds whose ids are indexed. The others are named by their place and guarded by their sink's mark alone."""
+
+
+@dataclass(slots=True)
+class Stamper:
+    """Gives drafts their offset and ``at``: strictly increasing, and never behind the clock."""
+
+    end: int = START
+    last_at: int = 0
+    clock: int = 0
+
+    def next_at(self) -> int:
+        """The ``at`` of the next derived record."""
+        return max(self.last_at + 1, self.clock)
+
+    def place(self, draft: Draft) -> Record:
+        """Stamp one draft; source events move the clock."""
+        if draft.kind is Kind.SOURCE and draft.time is not None and draft.time > self.clock:
+            self.clock = draft.time
+        self.last_at = self.next_at()
+        self.end += 1
+        return Record(
+            partition=0,
+            offset=self.end,
+            at=self.last_at,
+            **{name: getattr(draft, name) for name in _FIELDS},
+        )
+
+    def copy(self) -> "Stamper":
+        """What a failed group returns to."""
+        return Stamper(self.end, self.last_at, self.clock)
+
+
+def identity(draft: Draft) -> str | None:
+    """The key of the id index; None for kinds that are not in it."""
+    return f"{draft.kind}\0{draft.source}\0{draft.id}" if draft.kind in IDENTIFIED else None
+
+
+def is_behind(cause: Cause | None, mark: Cause | None) -> bool:
+    """Whether a sink with this mark has seen this cause before."""
+    return cause is not None and mark is not None and cause <= mark

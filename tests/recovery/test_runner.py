@@ -1,0 +1,131 @@
+"""One runner under crashes at every point: the journal and the fold end as if nothing had happened."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from journal.checkpoint import FoldFile
+from journal.clock import SECOND
+from journal.errors import Corrupt
+from journal.log import START, Journal
+from journal.record import Draft, Kind, Record
+from journal.runner import Runner
+from journal.sqlite_log import SqliteJournal
+
+NOON = 1_357_041_600 * SECOND
+
+
+class Doubler:
+    """Emits two records per source event and counts by stream; the smallest fold with state and outputs."""
+
+    name, version = "doubler", 1
+    resume_offset: int | None = None
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def load(self, file: FoldFile) -> None:
+        self.seen = [value.decode() for _, value in file.scan("seen")]
+
+    def apply(self, record: Record) -> Sequence[Draft]:
+        if record.kind is not Kind.SOURCE:
+            return ()
+        self.seen.append(record.id)
+        return [Draft(kind=Kind.EXAMPLE, stream="d", id=f"{record.id}-{n}", body=b"") for n in range(2)]
+
+    def save(self, file: FoldFile) -> None:
+        file.put("seen", ((n.to_bytes(4), id_.encode()) for n, id_ in enumerate(self.seen)))
+
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.seen).encode()).hexdigest()
+
+
+def event(n: int) -> Draft:
+    return Draft(kind=Kind.SOURCE, stream="s", source="/t", id=f"e{n}", time=NOON + n, body=b"")
+
+
+def catch_up(runner: Runner, journal: Journal) -> None:
+    while page := journal.read(0, runner.offset, 3):
+        for record in page:
+            runner.step(record)
+
+
+def start(tmp_path: Path, fingerprint: str = "f") -> tuple[Runner, SqliteJournal]:
+    journal = SqliteJournal(tmp_path / "journal", "t")
+    return Runner(Doubler(), FoldFile(tmp_path / "doubler.sqlite"), journal, fingerprint), journal
+
+
+def stop(runner: Runner, journal: SqliteJournal) -> None:
+    runner.close()
+    journal.close()
+
+
+def contents(journal: Journal) -> list[tuple[str, int]]:
+    return [(record.id, record.at) for record in journal.read(0, START, 1_000)]
+
+
+def test_crash_before_every_commit(tmp_path: Path) -> None:
+    """Process 1 event, die without committing the fold, start again; as data: [0, ABORT, 1, ABORT, 2, ...]."""
+    for n in range(6):
+        runner, journal = start(tmp_path)
+        catch_up(runner, journal)
+        with journal.group():
+            for record in journal.append([event(n)]):
+                assert isinstance(record, Record)
+                assert len(runner.step(record)) == 2
+        if n % 3 == 2:
+            runner.commit()
+        stop(runner, journal)
+    runner, journal = start(tmp_path)
+    catch_up(runner, journal)
+    assert isinstance(runner.fold, Doubler)
+    assert runner.fold.seen == [f"e{n}" for n in range(6)]
+    assert [id_ for id_, _ in contents(journal)] == [x for n in range(6) for x in (f"e{n}", f"e{n}-0", f"e{n}-1")]
+    stop(runner, journal)
+
+
+@pytest.mark.parametrize("reason", ["fingerprint", "incarnation", "ahead"])
+def test_a_checkpoint_of_something_else_is_rebuilt(tmp_path: Path, reason: str) -> None:
+    runner, journal = start(tmp_path)
+    journal.append([event(n) for n in range(4)])
+    catch_up(runner, journal)
+    runner.commit()
+    before, digest = contents(journal), runner.fold.digest()
+    file = FoldFile(tmp_path / "doubler.sqlite")
+    position = file.position("doubler")
+    assert position is not None
+    changed = {
+        "fingerprint": position,
+        "incarnation": position._replace(incarnation="another life"),
+        "ahead": position._replace(offset=10_000),
+    }[reason]
+    file.set_position("doubler", 1, "other" if reason == "fingerprint" else "f", changed)
+    file.close()
+    stop(runner, journal)
+    runner, journal = start(tmp_path)
+    assert runner.offset == START
+    catch_up(runner, journal)
+    assert (contents(journal), runner.fold.digest()) == (before, digest)
+    stop(runner, journal)
+
+
+def test_a_flipped_byte_in_a_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    runner, journal = start(tmp_path)
+    journal.append([event(n) for n in range(4)])
+    catch_up(runner, journal)
+    runner.commit()
+    digest = runner.fold.digest()
+    stop(runner, journal)
+    path = tmp_path / "doubler.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"e2", b"e7"))
+    journal = SqliteJournal(tmp_path / "journal", "t")
+    with pytest.raises(Corrupt, match=r"doubler.sqlite, state 'seen'.*Delete this file"):
+        Runner(Doubler(), FoldFile(path), journal, "f")
+    journal.close()
+    path.unlink()
+    runner, journal = start(tmp_path)
+    catch_up(runner, journal)
+    assert runner.fold.digest() == digest
+    stop(runner, journal)
