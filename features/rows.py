@@ -1,5 +1,4 @@
-"""A feature row, and how its key and values are written: the one format that the fold writes, the fast reader decodes
-and the Feast plugins translate.
+"""A feature row, and the one format of its key and values: folds write it, the fast reader and Feast's plugins read it.
 
 A key is the msgpack array of the entity's join-key values in the sorted order of the join keys' names. A value is the
 msgpack array of the view's fields in declared order; None is missing. Integers stay integers, floats stay floats.
@@ -10,11 +9,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from journal.errors import Misconfigured
+
+TYPES = ("int64", "float64", "string", "bool")
+"""What a key or a field may be."""
+
 KeyValue = str | int | float | bool
 FieldValue = float | int | str | bool | None
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_values = msgspec.msgpack.Decoder(list[float | int | str | bool | None]).decode
+_decode_key = msgspec.msgpack.Decoder(list[str | int | float | bool]).decode
 
 
 class Row(NamedTuple):
@@ -38,6 +43,11 @@ def encode_key(values: Sequence[KeyValue]) -> bytes:
     return _encode(values)
 
 
+def decode_key(key: bytes) -> list[KeyValue]:
+    """Read back what `encode_key` wrote."""
+    return _decode_key(key)
+
+
 def encode_values(values: Sequence[FieldValue]) -> bytes:
     """Write a view's field values."""
     return _encode(values)
@@ -46,3 +56,24 @@ def encode_values(values: Sequence[FieldValue]) -> bytes:
 def decode_values(blob: bytes) -> list[FieldValue]:
     """Read back what `encode_values` wrote."""
     return _decode_values(blob)
+
+
+class ViewSchema(msgspec.Struct, frozen=True):
+    """What a view's rows hold, in words that need neither Arrow nor Feast.
+
+    Attributes:
+        name: The view.
+        join_keys: (name, type) of each join key, sorted by name: the order of `Row.key`.
+        fields: (name, type) of each field, as declared: the order of `Row.values`.
+    """
+
+    name: str
+    join_keys: tuple[tuple[str, str], ...]
+    fields: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        wrong = [f"{name} is {kind!r}" for name, kind in self.join_keys + self.fields if kind not in TYPES]
+        if wrong:
+            raise Misconfigured(which=f"view {self.name!r}: {', '.join(wrong)}", fix=f"Use one of {', '.join(TYPES)}")
+        if list(self.join_keys) != sorted(self.join_keys):
+            raise Misconfigured(which=f"view {self.name!r}: its join keys are not sorted", fix="Sort them by name")

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from journal.record import Record
+
 Stamp = tuple[int, int]
 """When a value's event happened and when it became known, both in microseconds."""
 
@@ -27,12 +29,14 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
         request: Names of the inputs that come from the question itself.
         views: The views in the order of their stamps, as ``name@version``.
         columns: Every feature column in order: the request's, then each view's.
+        types: One per column: ``int64``, ``float64``, ``string`` or ``bool``.
     """
 
     service: str
     request: list[str]
     views: list[str]
     columns: list[str]
+    types: list[str] = []
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,3 +157,13 @@ def encode(body: msgspec.Struct) -> bytes:
 def decode(body: bytes, kind: type[BodyT]) -> BodyT:
     """Read a body back; raises `msgspec.ValidationError` on a foreign one."""
     return msgspec.json.decode(body, type=kind)
+
+
+def body_of(record: Record, kind: type[BodyT]) -> BodyT:
+    """A record's body, decoded once however many folds look at it."""
+    cached = record.__dict__.get("_body")
+    if type(cached) is kind:
+        return cached
+    body = decode(record.body, kind)
+    record.__dict__["_body"] = body
+    return body

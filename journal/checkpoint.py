@@ -4,9 +4,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from journal.errors import Corrupt
-from journal.log import START, Position
+from journal.log import Position
 from journal.sqlite import open_database
 
 _SCHEMA = """
@@ -17,15 +18,17 @@ CREATE TABLE IF NOT EXISTS state (
     space TEXT, key BLOB, value BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (space, key)
 ) STRICT, WITHOUT ROWID;
 """
+_REBUILD = "Delete this file: the fold is rebuilt from the journal at the next start"
 
 
 class FoldFile:
     """One fold's state on disk. Rows carry a checksum, so a flipped byte is an error and never a wrong feature."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self.path = path
-        self.db = open_database(path)
-        self.db.execute(_SCHEMA)
+        self.db = open_database(path, readonly=readonly)
+        if not readonly:
+            self.db.execute(_SCHEMA)
 
     def position(self, fold: str) -> Position | None:
         """Where the fold stood at its last commit; None before the first."""
@@ -74,6 +77,16 @@ class FoldFile:
         ):
             yield key, self._checked(space, key, value, checksum)
 
+    def check(self) -> None:
+        """Verify every page and every row's checksum; raises `Corrupt`."""
+        found = self.db.execute("PRAGMA integrity_check(1)").get
+        if found != "ok":
+            raise Corrupt(which=f"{self.path.name}: {found}", fix=_REBUILD)
+        spaces: list[Any] = self.db.execute("SELECT DISTINCT space FROM state").fetchall()
+        for (space,) in spaces:
+            for _ in self.scan(space):
+                pass
+
     def clear(self) -> None:
         """Forget everything: every table of this file is derived from the journal and will be again."""
         with self.db:
@@ -88,15 +101,10 @@ class FoldFile:
         if _checksum(key, value) != checksum:
             raise Corrupt(
                 which=f"{self.path.name}, state {space!r}, key {key.hex()[:40]}",
-                fix="Delete this file: the fold is rebuilt from the journal at the next start",
+                fix=_REBUILD,
             )
         return value
 
 
 def _checksum(key: bytes, value: bytes) -> int:
     return zlib.crc32(value, zlib.crc32(key))
-
-
-def start_of(incarnation: str, partition: int = 0) -> Position:
-    """The position before everything."""
-    return Position(incarnation, partition, START)

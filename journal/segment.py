@@ -82,6 +82,10 @@ class Segment:
         """The same for one kind."""
         return self._records(f"WHERE {_kind_clause(kind)} AND offset > ? ORDER BY offset LIMIT ?", (after, limit))
 
+    def last_of_kind(self, kind: Kind, count: int) -> list[Record]:
+        """The last ``count`` records of one kind, in order."""
+        return self._records(f"WHERE {_kind_clause(kind)} ORDER BY offset DESC LIMIT ?", (count,))[::-1]
+
     def marks(self) -> dict[str, Cause]:
         """Every sink's mark."""
         return {sink: Cause(*cause) for sink, *cause in self.db.execute("SELECT * FROM mark")}
@@ -116,7 +120,7 @@ class Segment:
         """Let go of the file."""
         self.db.close()
 
-    def _records(self, where: str, bindings: tuple[int, int]) -> list[Record]:
+    def _records(self, where: str, bindings: tuple[int, ...]) -> list[Record]:
         try:
             rows: list[Any] = self.db.execute(f"SELECT offset, checksum, data FROM record {where}", bindings).fetchall()
         except apsw.CorruptError as error:

@@ -34,6 +34,11 @@ class SqliteReader:
         """The life of the journal that the last segment belongs to."""
         return str(self._segments[-1].meta("incarnation")) if self._segments else ""
 
+    @property
+    def clock(self) -> int:
+        """The largest ``time`` accepted so far."""
+        return int(self._segments[-1].meta("clock") or 0) if self._segments else 0
+
     def read(self, partition: int, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.read`."""
         return read_across(self._segments, after, limit) if partition == 0 else []
@@ -41,6 +46,14 @@ class SqliteReader:
     def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.of_kind`."""
         return kind_across(self._segments, kind, after, limit)
+
+    def last_of_kind(self, kind: Kind, count: int) -> list[Record]:
+        """The last ``count`` records of one kind, in order."""
+        records: list[Record] = []
+        for segment in reversed(self._segments):
+            if len(records) < count:
+                records = segment.last_of_kind(kind, count - len(records)) + records
+        return records
 
     def end(self, partition: int = 0) -> int:
         """The last committed offset."""

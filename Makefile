@@ -1,0 +1,43 @@
+# `make demo` and `make test` need Python 3.11 (with venv and pip) and make, and set up the rest in .venv, once.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WEEKS ?= 10
+
+.PHONY: demo test lint types floors check bench lock clean
+
+demo: $(READY)  ## play ten weeks of real flights (WEEKS=6 for fewer)
+	$(BIN)/rivermill demo --weeks $(WEEKS)
+
+test: $(READY)  ## every test
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## format and lint, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+floors: $(READY)
+	$(BIN)/lint-imports
+
+check: lint types floors test  ## all that CI runs
+
+bench: $(READY)  ## figures beside their limits; minutes, not seconds
+	$(BIN)/python -m benchmarks.lockstep
+	$(BIN)/python benchmarks/windows.py
+
+lock: $(READY)  ## pin anew (needs uv)
+	uv pip compile --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --all-extras \
+		--output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .rivermill build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@

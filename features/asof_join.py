@@ -1,0 +1,209 @@
+"""The point-in-time join: what was known about each entity at each moment.
+
+For an entity row at T a view answers with the row of that key with the largest known time that is at most T, and with
+nothing when that row is a delete or T - event > ttl. Rows out are rows in, in order: duplicates, null keys and null
+moments included. Times meet as integer microseconds, so no time zone takes part.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from journal.errors import Refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsofView:
+    """One view's side of the join.
+
+    Attributes:
+        name: The view.
+        rows: Its rows: a dataset that is scanned as a stream, or a table.
+        keys: Column of the entity rows -> key column of ``rows``; may be empty.
+        event: Column of the event time.
+        known: Column of the known time; the event time's when the source has no other.
+        fields: Column of ``rows`` -> name in the result, in the result's order.
+        ttl: Microseconds after which a row counts as missing; 0 means never.
+        deleted: Boolean column that marks deletes, if there is one.
+        ordered: Whether a row is never known before its event and no two rows of a key share a known time, as in our
+            own history: then rows too old to matter are not read, and ties need no rule. Among tied rows of other
+            sources the latest event wins, then the largest values.
+        stamps: Whether ``<name>__event`` and ``<name>__known`` follow the fields (int64 microseconds).
+    """
+
+    name: str
+    rows: ds.Dataset | pa.Table
+    keys: Mapping[str, str]
+    event: str
+    known: str
+    fields: Mapping[str, str]
+    ttl: int = 0
+    deleted: str | None = None
+    ordered: bool = False
+    stamps: bool = False
+
+    @property
+    def outputs(self) -> list[str]:
+        """The columns that this view adds to the result."""
+        stamps = [f"{self.name}__event", f"{self.name}__known"] if self.stamps else []
+        return [*self.fields.values(), *stamps]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one join may use."""
+
+    memory: str = "2GB"
+    threads: int = 2
+
+
+def asof_join(entities: pa.Table, at: str, views: Sequence[AsofView], limits: Limits | None = None) -> pa.Table:
+    """Add each view's columns to the entity rows as they were known at each row's moment.
+
+    Args:
+        entities: One row per question; it comes back unchanged, with columns behind it.
+        at: Its timestamp column. Naive timestamps are UTC.
+        views: Whose columns to add, in order.
+        limits: Caps on memory (the rest spills to a temporary folder) and threads.
+
+    Raises:
+        Refused: A column is missing, has two owners, or its type cannot meet the view's.
+    """
+    _check_names(entities, at, views)
+    moments = _moments(entities[at], at)
+    with tempfile.TemporaryDirectory(prefix="asof") as spill, _connect(limits or Limits(), spill) as db:
+        for view in views:
+            joined = _join_one(db, entities, moments, view)
+            for name in view.outputs:
+                entities = entities.append_column(name, joined[name])
+    return entities
+
+
+def _connect(limits: Limits, spill: str) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(
+        config={
+            "memory_limit": limits.memory,
+            "threads": limits.threads,
+            "temp_directory": spill,
+            "autoinstall_known_extensions": False,
+            "python_enable_replacements": False,
+        }
+    )
+
+
+def _join_one(db: duckdb.DuckDBPyConnection, entities: pa.Table, moments: pa.Array, view: AsofView) -> pa.Table:
+    rows = view.rows if isinstance(view.rows, ds.Dataset) else ds.dataset(view.rows)
+    db.register("questions", _questions(entities, moments, view, rows.schema))
+    db.register("answers", _answers(rows, moments, view))
+    joined = db.sql(_query(view)).to_arrow_table()
+    db.unregister("questions")
+    db.unregister("answers")
+    wanted = [rows.schema.field(column).type for column in view.fields]
+    types = wanted + [pa.int64()] * (len(view.outputs) - len(wanted))
+    return joined.cast(pa.schema(list(zip(view.outputs, types, strict=True))))
+
+
+def _query(view: AsofView) -> str:
+    fields = [f"f{n}" for n in range(len(view.fields))]
+    columns = [*fields, "event", "known"] if view.stamps else fields
+    lives = "NOT a.deleted" + (f" AND q.at - a.event <= {view.ttl}" if view.ttl else "")
+    picked = ", ".join(
+        f'CASE WHEN {lives} THEN a.{c} END AS "{n}"' for c, n in zip(columns, _quoted(view), strict=True)
+    )
+    keys = [f"k{n}" for n in range(len(view.keys))]
+    meets = " AND ".join([*(f"q.{key} = a.{key}" for key in keys), "q.at >= a.known"])
+    return f"SELECT {picked} FROM questions q ASOF LEFT JOIN {_source(view, keys, fields)} a ON {meets} ORDER BY q.row"
+
+
+def _source(view: AsofView, keys: Sequence[str], fields: Sequence[str]) -> str:
+    if view.ordered:
+        return "answers"
+    rank = ", ".join(f"{column} DESC NULLS LAST" for column in ["event", "deleted", *fields])
+    ties = f"PARTITION BY {', '.join([*keys, 'known'])} ORDER BY {rank}"
+    return f"(SELECT * FROM answers QUALIFY row_number() OVER ({ties}) = 1)"
+
+
+def _quoted(view: AsofView) -> list[str]:
+    return [name.replace('"', '""') for name in view.outputs]
+
+
+def _questions(entities: pa.Table, moments: pa.Array, view: AsofView, schema: pa.Schema) -> pa.Table:
+    columns = {"row": pa.array(range(len(entities)), pa.int64()), "at": moments}
+    for n, (column, key) in enumerate(view.keys.items()):
+        columns[f"k{n}"] = _as_key(entities[column], schema.field(key).type, f"view {view.name!r}, key {column!r}")
+    return pa.table(columns)
+
+
+def _answers(rows: ds.Dataset, moments: pa.Array, view: AsofView) -> pa.RecordBatchReader:
+    columns = {f"k{n}": ds.field(key) for n, key in enumerate(view.keys.values())}
+    columns |= {f"f{n}": ds.field(column) for n, column in enumerate(view.fields)}
+    columns["event"] = _micros(ds.field(view.event), rows.schema.field(view.event).type)
+    columns["known"] = _micros(ds.field(view.known), rows.schema.field(view.known).type)
+    columns["deleted"] = pc.coalesce(ds.field(view.deleted), pc.scalar(False)) if view.deleted else pc.scalar(False)
+    return rows.scanner(columns=columns, filter=_reachable(view, moments, rows.schema)).to_reader()
+
+
+def _reachable(view: AsofView, moments: pa.Array, schema: pa.Schema) -> pc.Expression:
+    span = pc.min_max(moments)
+    if not span["max"].is_valid:
+        return pc.scalar(False)
+    known, kind = ds.field(view.known), pa.timestamp("us", schema.field(view.known).type.tz)
+    reachable = known <= pa.scalar(span["max"].as_py(), kind)
+    if view.ordered and view.ttl:
+        reachable = reachable & (known >= pa.scalar(span["min"].as_py() - view.ttl, kind))
+    return reachable
+
+
+def _moments(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    if not pa.types.is_timestamp(column.type):
+        raise Refused(which=f"the entity rows' {name!r} is {column.type}", fix="Make it a timestamp, in UTC")
+    return _micros(column, column.type)
+
+
+def _micros(column: pa.ChunkedArray | pc.Expression, kind: pa.TimestampType) -> pa.ChunkedArray | pc.Expression:
+    return column.cast(pa.timestamp("us", kind.tz)).cast(pa.int64())
+
+
+def _as_key(column: pa.ChunkedArray, kind: pa.DataType, which: str) -> pa.ChunkedArray:
+    """Key columns meet in the view's type; numbers become integers only when they are whole."""
+    if not any(alike(kind) and alike(_plain(column.type)) for alike in _FAMILIES) and column.null_count < len(column):
+        raise Refused(which=f"{which} is {column.type} in the entity rows and {kind} in the view", fix="Convert it")
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid as error:
+        raise Refused(which=f"{which}: {error}", fix=f"Convert it to {kind}") from error
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+_FAMILIES = (_is_text, _is_number, pa.types.is_boolean)
+
+
+def _check_names(entities: pa.Table, at: str, views: Sequence[AsofView]) -> None:
+    taken = dict.fromkeys(entities.column_names, "the entity rows")
+    missing = [name for view in views for name in view.keys if name not in taken]
+    if missing or at not in taken:
+        raise Refused(which=f"the entity rows have no column {', '.join(missing or [at])}", fix="Add it")
+    for view in views:
+        for name in view.outputs:
+            if name in taken:
+                raise Refused(
+                    which=f"column {name!r} would come from view {view.name!r} and from {taken[name]}",
+                    fix="Rename one, or ask for full feature names",
+                )
+            taken[name] = f"view {view.name!r}"

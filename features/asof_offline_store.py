@@ -1,0 +1,260 @@
+"""Feast's offline store on our join: point-in-time correct by known time, over Delta history or Parquet files.
+
+In `feature_store.yaml`: ``offline_store: {type: features.asof_offline_store.AsofOfflineStore, history: <folder>}``.
+The known time is the source's ``created_timestamp_column``, or its event time when it declares none, so nothing that
+was not known yet is ever joined, whatever ``filter_by_created_timestamp`` says.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from feast.data_source import DataSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
+from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+
+from features.asof_join import AsofView, Limits, asof_join
+from features.history import open_dataset
+from features.outbox import DELETED
+from journal.clock import MICROSECOND, micros_of
+from journal.errors import Refused, UnknownName
+
+
+class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+    """Where the history lies and what a join may use.
+
+    Attributes:
+        type: Names this plugin.
+        history: Folder against which relative source paths are resolved.
+        memory_limit: DuckDB's cap per join; what does not fit spills to a temporary folder.
+        threads: DuckDB's threads per join.
+        stamps: Whether each view also answers with ``<view>__event`` and ``<view>__known`` (int64 microseconds).
+    """
+
+    type: Literal["features.asof_offline_store.AsofOfflineStore"] = "features.asof_offline_store.AsofOfflineStore"
+    history: str = "history"
+    memory_limit: str = "2GB"
+    threads: int = 2
+    stamps: bool = False
+
+
+class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
+    """A table that is computed when asked for; Feast adds the on-demand views."""
+
+    def __init__(
+        self,
+        compute: Callable[[], pa.Table],
+        *,
+        full_feature_names: bool = False,
+        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
+        metadata: RetrievalMetadata | None = None,
+    ) -> None:
+        self._compute = compute
+        self._full_feature_names = full_feature_names
+        self._on_demand_feature_views = list(on_demand_feature_views)
+        self._metadata = metadata
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether features are named ``<view>__<feature>``."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """The views that Feast computes from this table."""
+        return self._on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """Which features were asked for with which keys."""
+        return self._metadata
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
+        return self._compute()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
+
+
+class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
+    """Reads history; writing it is the fold's alone, so Feast's offline writes keep raising NotImplementedError."""
+
+    supports_filter_by_created_timestamp = True
+
+    @staticmethod
+    def get_historical_features(  # noqa: PLR0917
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str | None,
+        registry: Any,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = True,  # noqa: ARG004
+        **unsupported: Any,
+    ) -> RetrievalJob:
+        """The features of each entity row as they were known at its timestamp; rows out are rows in, in order."""
+        if unsupported or not isinstance(entity_df, pd.DataFrame):
+            raise Refused(which="historical features need a frame of entity rows", fix="Pass entity_df as a DataFrame")
+        at = infer_event_timestamp_from_entity_df(dict(zip(entity_df.columns, entity_df.dtypes, strict=True)))
+        views = [_asof_view(config, view, feature_refs, full_feature_names) for view in feature_views]
+        limits = Limits(config.offline_store.memory_limit, config.offline_store.threads)
+        return AsofRetrievalJob(
+            lambda: asof_join(_entities(entity_df), at, views, limits),
+            full_feature_names=full_feature_names,
+            on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            metadata=RetrievalMetadata(
+                features=feature_refs,
+                keys=sorted(set(entity_df.columns) - {at}),
+                min_event_timestamp=entity_df[at].min(),
+                max_event_timestamp=entity_df[at].max(),
+            ),
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(  # noqa: PLR0917
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """Of each key in a range of event time, the row with the largest stamps; deletes are left out."""
+        columns = _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        stamps = [name for name in (timestamp_field, created_timestamp_column) if name]
+
+        def compute() -> pa.Table:
+            rows = _in_range(open_source(config, data_source), columns, timestamp_field, start_date, end_date)
+            return _living(_latest(rows, _real(join_key_columns), stamps), join_key_columns, columns)
+
+        return AsofRetrievalJob(compute)
+
+    @staticmethod
+    def pull_all_from_table_or_query(  # noqa: PLR0917
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """Every row in a range of event time; deletes are left out."""
+        columns = _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+
+        def compute() -> pa.Table:
+            rows = _in_range(open_source(config, data_source), columns, timestamp_field, start_date, end_date)
+            return _living(rows, join_key_columns, columns)
+
+        return AsofRetrievalJob(compute)
+
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """Raise `UnknownName` when the source is not there."""
+        open_source(config, data_source)
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> list[tuple[str, str]]:
+        """Name and Arrow type of each column."""
+        return [(column.name, str(column.type)) for column in open_source(config, data_source).schema]
+
+
+def open_source(config: RepoConfig, source: DataSource) -> ds.Dataset:
+    """The rows behind a Feast source, read lazily: a Delta table, a Parquet file or a folder of them.
+
+    Raises:
+        Refused: It is not a file source.
+        UnknownName: There is nothing at its path.
+    """
+    if not isinstance(source, FileSource):
+        raise Refused(which=f"source {source.name!r} is a {type(source).__name__}", fix="Use a FileSource")
+    path = Path(config.offline_store.history) / source.path
+    if (path / "_delta_log").is_dir():
+        return open_dataset(path)
+    if not path.exists():
+        raise UnknownName(which=f"{path} holds no rows", fix="Start the view's fold once, or correct the source's path")
+    return ds.dataset(path, format="parquet")
+
+
+def _asof_view(config: RepoConfig, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> AsofView:
+    source, name = view.batch_source, view.projection.name_alias or view.name
+    stored_as = {feature: column for column, feature in source.field_mapping.items()}
+    asked = [ref.partition(":")[2] for ref in feature_refs if ref.partition(":")[0] == view.projection.name_to_use()]
+    prefix = f"{name}__" if full_feature_names else ""
+    keys = _real(column.name for column in view.entity_columns)
+    rows = open_source(config, source)
+    ours = DELETED in rows.schema.names and (Path(config.offline_store.history) / source.path / "_delta_log").is_dir()
+    return AsofView(
+        name=name,
+        rows=rows,
+        keys={view.projection.join_key_map.get(key, key): stored_as.get(key, key) for key in keys},
+        event=source.timestamp_field,
+        known=source.created_timestamp_column or source.timestamp_field,
+        fields={stored_as.get(feature, feature): f"{prefix}{feature}" for feature in dict.fromkeys(asked)},
+        ttl=view.ttl // MICROSECOND if view.ttl else 0,
+        deleted=DELETED if ours else None,
+        ordered=ours,
+        stamps=config.offline_store.stamps,
+    )
+
+
+def _real(keys: Iterable[str]) -> list[str]:
+    """Feast gives a view without entities a stand-in key that no row holds."""
+    return [key for key in keys if key != DUMMY_ENTITY_ID]
+
+
+def _entities(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def _columns(keys: list[str], features: list[str], *stamps: str | None) -> list[str]:
+    return list(dict.fromkeys([*_real(keys), *features, *filter(None, stamps)]))
+
+
+def _in_range(
+    rows: ds.Dataset, columns: list[str], event: str, start: datetime | None, end: datetime | None
+) -> pa.Table:
+    kind = pa.timestamp("us", rows.schema.field(event).type.tz)
+    wanted = pc.scalar(True)
+    if start is not None:
+        wanted = wanted & (ds.field(event) >= pa.scalar(_micros(start), kind))
+    if end is not None:
+        wanted = wanted & (ds.field(event) <= pa.scalar(_micros(end), kind))
+    deletes = [DELETED] if DELETED in rows.schema.names else []
+    return rows.to_table(columns=list(dict.fromkeys([*columns, *deletes])), filter=wanted)
+
+
+def _micros(moment: datetime) -> int:
+    return micros_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def _latest(rows: pa.Table, keys: list[str], stamps: list[str]) -> pa.Table:
+    """Equal stamps are decided by the values, so that the order of the files does not matter."""
+    values = [name for name in rows.column_names if name not in keys and name not in stamps]
+    ranked = rows.sort_by([(name, "ascending") for name in [*stamps, *values]])
+    numbered = ranked.select(keys).append_column("#", pa.array(range(len(ranked)), pa.int64()))
+    newest = numbered.group_by(keys).aggregate([("#", "max")])["#_max"]
+    return ranked.take(newest.drop_null())
+
+
+def _living(rows: pa.Table, keys: list[str], columns: list[str]) -> pa.Table:
+    if DELETED in rows.column_names and DELETED not in columns:
+        rows = rows.filter(~pc.field(DELETED))
+    rows = rows.select(columns)
+    if DUMMY_ENTITY_ID in keys:
+        rows = rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * len(rows), pa.string()))
+    return rows

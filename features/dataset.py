@@ -1,0 +1,333 @@
+"""Versioned datasets: an immutable folder of Parquet and a manifest, named by the content of its rows.
+
+Rows are examples: the features as predicted and the outcome. Every prediction of the range is considered and ends up
+either in a row or in a counted exclusion; rows out = rows in, in the order of the predictions.
+"""
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from journal.blobs import sync_folder, write_durably
+from journal.body import Definition, Example, Expired, Prediction, decode
+from journal.errors import Corrupt, Refused, UnknownName
+from journal.log import START
+from journal.record import Kind, Record
+
+ARROW_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
+_PAGE = 2_000
+_ROWS_PER_BATCH = 20_000
+
+
+class Readable(Protocol):
+    """A journal to read."""
+
+    @property
+    def incarnation(self) -> str:
+        """Its life."""
+        ...
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.read`."""
+        ...
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.of_kind`."""
+        ...
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """How a dataset version was made.
+
+    Attributes:
+        version: ``<pipeline>-<first 12 of the hash>``.
+        pipeline: Whose it is.
+        service: The feature service, as ``name@digest``.
+        views: Its views, as ``name@version``.
+        schema: Column names and types, in order.
+        incarnation: The life of the journal it was read from.
+        through: Last journal offset that was considered.
+        build: Fingerprint of the code and libraries.
+        considered: Predictions in the range.
+        excluded: Those without a row, by reason.
+        rows_in: Predictions left after the exclusions.
+        rows_out: Rows written; always ``rows_in``.
+        positives: Rows whose outcome is true.
+        hash: SHA-256 over the canonical rows.
+    """
+
+    version: str
+    pipeline: str
+    service: str
+    views: list[str]
+    schema: list[tuple[str, str]]
+    incarnation: str
+    through: int
+    build: str
+    considered: int
+    excluded: dict[str, int]
+    rows_in: int
+    rows_out: int
+    positives: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A dataset's rows before they are written, with the counts that reconcile them to the predictions."""
+
+    table: pa.Table
+    definition: Definition
+    considered: int
+    excluded: dict[str, int]
+
+
+def collect(journal: Readable, through: int) -> Rows:
+    """Join every prediction up to ``through`` with its end.
+
+    Columns: ``prediction`` (journal offset), ``at`` (microseconds, UTC), ``key``, the features, ``outcome``.
+
+    Raises:
+        Refused: The range holds predictions of more than one feature service, or none at all.
+    """
+    ends, reasons = _ends(journal, through)
+    definition = _definition(journal, through)
+    excluded = Counter[str]()
+    batches, considered = [], 0
+    for page in _in_batches(_predictions(journal, through)):
+        considered += len(page)
+        chosen = [(record, body) for record, body in page if record.offset in ends]
+        excluded.update(reasons.get(record.offset, "pending") for record, _ in page if record.offset not in ends)
+        _check_service(definition, chosen)
+        batches.append(_batch(definition, chosen, ends))
+    if not considered:
+        raise Refused(which="no prediction in the range", fix="Play events first")
+    return Rows(pa.Table.from_batches(batches), definition, considered, dict(sorted(excluded.items())))
+
+
+def build(journal: Readable, root: Path, pipeline: str, through: int, fingerprint: str) -> Manifest:
+    """Write the dataset version of a journal range; one that exists already is returned as it is.
+
+    Raises:
+        Refused: The rows break the dataset's own rules; the message says which rows.
+    """
+    rows = collect(journal, through)
+    check(rows.table)
+    manifest = _manifest(rows, pipeline, journal.incarnation, through, fingerprint)
+    folder = root / manifest.version
+    if not (folder / "manifest.json").exists():
+        _write(folder, rows.table, manifest)
+    return manifest
+
+
+def check(table: pa.Table) -> None:
+    """The rules that any dataset keeps, as a pandera schema: unique predictions, an outcome each, finite numbers.
+
+    Raises:
+        Refused: With the failing rows (by prediction offset) and rules.
+    """
+    import pandera.pandas as pandera  # noqa: PLC0415 - costs a second that only a build should pay
+
+    finite = pandera.Check(np.isfinite, ignore_na=True, error="not finite")
+    columns = {
+        field.name: pandera.Column(checks=[finite] if pa.types.is_floating(field.type) else [], nullable=True)
+        for field in table.schema
+    }
+    columns["prediction"] = pandera.Column(unique=True)
+    columns["outcome"] = pandera.Column(nullable=False)
+    frame = table.to_pandas()
+    try:
+        pandera.DataFrameSchema(columns, strict=True).validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        cases = error.failure_cases.head(5)
+        found = zip(cases["index"], cases["column"], cases["check"], strict=True)
+        shown = "; ".join(f"row {row}, {column}: {rule}" for row, column, rule in found)
+        raise Refused(
+            which=f"{len(error.failure_cases)} cell(s) break the dataset's rules: {shown}",
+            fix="Look at those predictions with `rivermill journal tail`",
+        ) from error
+
+
+def verify(journal: Readable, root: Path, version: str) -> Manifest:
+    """Rebuild a version from the journal range it names, and read its file: both must have the manifest's hash.
+
+    Raises:
+        Corrupt: One of them differs; the message says which.
+    """
+    manifest = load(root, version)
+    rebuilt = hash_rows(collect(journal, manifest.through).table)
+    if rebuilt != manifest.hash:
+        raise Corrupt(
+            which=f"dataset {version}: rebuilt from the journal: {rebuilt[:12]}, in its manifest: {manifest.hash[:12]}",
+            fix="Do not train on it; `rivermill journal verify` tells whether the journal was damaged",
+        )
+    stored = hash_rows(read(root, version))
+    if stored != manifest.hash:
+        raise Corrupt(
+            which=f"dataset {version}: in its file: {stored[:12]}, in its manifest: {manifest.hash[:12]}",
+            fix="Delete the folder and build it again: the journal still gives the right rows",
+        )
+    return manifest
+
+
+def load(root: Path, version: str) -> Manifest:
+    """Read a version's manifest; raises UnknownName."""
+    path = root / version / "manifest.json"
+    if "/" in version or not path.exists():
+        known = ", ".join(manifest.version for manifest in versions(root)) or "none"
+        raise UnknownName(which=f"dataset {version!r}; there are: {known}", fix="`rivermill dataset list` shows them")
+    return msgspec.json.decode(path.read_bytes(), type=Manifest)
+
+
+def versions(root: Path) -> list[Manifest]:
+    """Every version, by name."""
+    return [msgspec.json.decode(path.read_bytes(), type=Manifest) for path in sorted(root.glob("*/manifest.json"))]
+
+
+def read(root: Path, version: str) -> pa.Table:
+    """A version's rows."""
+    try:
+        return pq.read_table(root / version / "rows.parquet")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise Corrupt(which=f"dataset {version}: {error}", fix="Delete the folder and build it again") from error
+
+
+def hash_rows(table: pa.Table) -> str:
+    """SHA-256 over the canonical rows: column by column its name, type, validity and little-endian values.
+
+    Chunking, file layout and what lies under a null do not matter; a changed bit, row or order does.
+    """
+    total = hashlib.sha256()
+    for field in table.schema:
+        column = table.column(field.name).combine_chunks()
+        total.update(f"{field.name}\0{field.type}\0{len(column)}\0".encode())
+        total.update(np.asarray(column.is_valid()).tobytes())
+        total.update(_canonical_values(column))
+    return total.hexdigest()
+
+
+def _canonical_values(column: Any) -> bytes:
+    if pa.types.is_string(column.type):
+        texts = [text or "" for text in column.to_pylist()]
+        lengths = np.fromiter((len(text.encode()) for text in texts), "<i8", len(texts))
+        return lengths.tobytes() + "".join(texts).encode()
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    filled = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
+    return np.asarray(filled).astype(np.asarray(filled).dtype.newbyteorder("<")).tobytes()
+
+
+def _pages(journal: Readable, through: int) -> Iterator[Record]:
+    after = START
+    while page := journal.read(0, after, _PAGE):
+        for record in page:
+            if record.offset > through:
+                return
+            yield record
+        after = page[-1].offset
+
+
+def _ends(journal: Readable, through: int) -> tuple[dict[int, bool], dict[int, str]]:
+    """Outcomes by prediction offset, and the reasons of those that have none."""
+    outcomes: dict[int, bool] = {}
+    reasons: dict[int, str] = {}
+    for record in _pages(journal, through):
+        if record.kind is Kind.EXAMPLE:
+            example = decode(record.body, Example)
+            outcomes[example.prediction] = example.outcome
+        elif record.kind is Kind.EXPIRED:
+            expired = decode(record.body, Expired)
+            reasons[expired.prediction] = expired.reason
+    return outcomes, reasons
+
+
+def _definition(journal: Readable, through: int) -> Definition:
+    records = [record for record in journal.of_kind(Kind.DEFINITION, START, 1_000) if record.offset <= through]
+    if not records:
+        raise Refused(which="the journal defines no feature service in this range", fix="Play events first")
+    return decode(records[-1].body, Definition)
+
+
+def _predictions(journal: Readable, through: int) -> Iterator[tuple[Record, Prediction]]:
+    for record in _pages(journal, through):
+        if record.kind is Kind.PREDICTION:
+            yield record, decode(record.body, Prediction)
+
+
+def _in_batches(pairs: Iterator[tuple[Record, Prediction]]) -> Iterator[list[tuple[Record, Prediction]]]:
+    batch: list[tuple[Record, Prediction]] = []
+    for pair in pairs:
+        batch.append(pair)
+        if len(batch) == _ROWS_PER_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _check_service(definition: Definition, rows: Sequence[tuple[Record, Prediction]]) -> None:
+    others = {body.service for _, body in rows} - {definition.service}
+    if others:
+        raise Refused(
+            which=f"predictions of {', '.join(sorted(others))} stand beside those of {definition.service}",
+            fix="Build one dataset per feature service, with a range that holds only one",
+        )
+
+
+def _batch(definition: Definition, rows: Sequence[tuple[Record, Prediction]], ends: dict[int, bool]) -> pa.RecordBatch:
+    features = zip(*(body.values for _, body in rows), strict=True) if rows else [()] * len(definition.columns)
+    columns = {
+        "prediction": pa.array([record.offset for record, _ in rows], pa.int64()),
+        "at": pa.array([record.at for record, _ in rows], pa.timestamp("us", "UTC")),
+        "key": pa.array([body.key for _, body in rows], pa.string()),
+        **{
+            name: pa.array(values, ARROW_TYPES[kind])
+            for name, kind, values in zip(definition.columns, definition.types, features, strict=True)
+        },
+        "outcome": pa.array([ends[record.offset] for record, _ in rows], pa.bool_()),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _manifest(rows: Rows, pipeline: str, incarnation: str, through: int, fingerprint: str) -> Manifest:
+    content = hash_rows(rows.table)
+    return Manifest(
+        version=f"{pipeline}-{content[:12]}",
+        pipeline=pipeline,
+        service=rows.definition.service,
+        views=rows.definition.views,
+        schema=[(field.name, str(field.type)) for field in rows.table.schema],
+        incarnation=incarnation,
+        through=through,
+        build=fingerprint,
+        considered=rows.considered,
+        excluded=rows.excluded,
+        rows_in=rows.considered - sum(rows.excluded.values()),
+        rows_out=rows.table.num_rows,
+        positives=int(np.count_nonzero(np.asarray(rows.table.column("outcome")))),
+        hash=content,
+    )
+
+
+def _write(folder: Path, table: pa.Table, manifest: Manifest) -> None:
+    """Write beside and rename, so that a version is there whole or not at all."""
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    pq.write_table(table, beside / "rows.parquet", compression="zstd")
+    with (beside / "rows.parquet").open("rb") as file:
+        os.fsync(file.fileno())
+    write_durably(beside / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+    sync_folder(folder.parent)

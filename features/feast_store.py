@@ -1,0 +1,66 @@
+"""A pipeline's Feast project: its registry and our two plugins, configured in code."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+def open_store(
+    home: Path, project: str, online_path: Path, history: Path, now_us: int | None = None, *, owned: bool = True
+) -> "FeatureStore":
+    """Open a project's store; `import feast` takes seconds, so only here.
+
+    Args:
+        home: The registry lies at ``feast/registry.sqlite`` below it.
+        project: Feast's name for the pipeline.
+        online_path: The file of the fold that owns the views, or with ``owned=False`` one of the plugin's own.
+        history: Folder against which the views' relative source paths are resolved.
+        now_us: The journal's now in microseconds, for staleness; None is the wall clock. See `set_now`.
+        owned: Whether a fold owns ``online_path``.
+    """
+    from feast import FeatureStore, RepoConfig  # noqa: PLC0415
+
+    registry = home.absolute() / "feast" / "registry.sqlite"
+    registry.parent.mkdir(parents=True, exist_ok=True)
+    return FeatureStore(
+        config=RepoConfig(
+            project=project,
+            provider="local",
+            # Not cache_mode thread: its thread outlives the store, and what was just applied would be seen late.
+            registry={"registry_type": "sql", "path": f"sqlite:///{registry}", "cache_ttl_seconds": 60},
+            online_store={
+                "type": "features.sqlite_online_store.SqliteOnlineStore",
+                "path": str(online_path.absolute()),
+                "owned": owned,
+                "enforce_ttl": True,
+                "now_us": now_us,
+            },
+            offline_store={
+                "type": "features.asof_offline_store.AsofOfflineStore",
+                "history": str(history.absolute()),
+            },
+            entity_key_serialization_version=3,
+        )
+    )
+
+
+def set_now(store: "FeatureStore", now_us: int) -> None:
+    """Move the moment against which the store's online reads judge staleness."""
+    store.config.online_store.now_us = now_us
+
+
+def apply(store: "FeatureStore", objects: Sequence[Any]) -> None:
+    """Register entities, views and services; nothing is registered when a view has a type that we cannot hold.
+
+    Raises:
+        Misconfigured: Every such field, all at once.
+    """
+    from feast import FeatureView  # noqa: PLC0415
+
+    from features.sqlite_online_store import check_views  # noqa: PLC0415
+
+    check_views([thing for thing in objects if isinstance(thing, FeatureView)])
+    store.apply(list(objects))

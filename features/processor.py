@@ -1,0 +1,365 @@
+"""The feature fold: records in; the newest row of every entity that they touched out, each at most once per record.
+
+Rules:
+
+- The clock is the largest time of the source events so far. When it reaches the boundary at which a tile leaves a
+  window, that entity gets a row, whether or not a value changed; however many boundaries a record crosses, it is one.
+- A source event touches one entity in every window view that its stream feeds and whose join keys it has. Its row holds
+  the state after all that left and all that came.
+- A window row's event time is the clock, its known time the record's ``at``: per entity both never decrease.
+- An event later than the allowed lateness changes no window and is counted. A late one enters its own tile, if that is
+  still in the window.
+- A plain view's row has the record's own time; the table's guard refuses one that is older than what it holds.
+- Rows are offered view by view as declared, within a view by key. Those that the table accepts go to the outbox.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from math import inf
+from operator import attrgetter
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from features.aggregates import panes_of
+from features.measure import Measure, Sample
+from features.rows import FieldValue, Row, decode_key, encode_key
+from features.views import ViewPlan
+from features.windows import Pane, PaneState, Window
+from journal.checkpoint import FoldFile
+from journal.errors import Refused
+from journal.record import Draft, Kind, Record
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+_CONVERT: Mapping[str, Callable[[Any], FieldValue]] = {"int64": int, "float64": float, "string": str, "bool": bool}
+
+
+class Table(Protocol):
+    """The online store's table, as this fold needs it."""
+
+    def put(self, view: str, row: Row) -> bool:
+        """Offer a row; whether the guard took it."""
+        ...
+
+    def flush(self) -> None:
+        """Write what changed into the open transaction."""
+        ...
+
+
+class RowsOut(Protocol):
+    """The way to history, as this fold needs it."""
+
+    def add(self, view: str, rows: Sequence[Row]) -> None:
+        """Take accepted rows, in order."""
+        ...
+
+    def save(self) -> None:
+        """Write what was added into the open transaction."""
+        ...
+
+
+class Entity:
+    """The state of one entity in one window view."""
+
+    __slots__ = ("key", "order", "panes", "touched", "values", "view")
+
+    def __init__(self, view: "WindowView", key: bytes) -> None:
+        self.view, self.key = view, key
+        self.order = (view.index, key)
+        self.touched = -1
+        self.values: list[FieldValue] = [None] * len(view.plan.fields)
+        self.panes: list[PaneState] = [pane.open(self.values) for pane in view.panes]
+        for pane in self.panes:
+            if isinstance(pane, Window):
+                pane.owner = self
+
+    def is_empty(self) -> bool:
+        """Whether forgetting it changes nothing."""
+        return all(pane.is_empty() for pane in self.panes)
+
+    def dump(self) -> bytes:
+        """Canonical bytes of the state."""
+        return _encode([pane.dump() for pane in self.panes])
+
+
+class WindowView:
+    """One window view's entities, by join-key value (a tuple of them where there are several)."""
+
+    def __init__(self, plan: ViewPlan, index: int) -> None:
+        self.plan, self.index, self.name = plan, index, plan.name
+        self.panes: tuple[Pane, ...] = panes_of(plan.aggregates)
+        self.entities: dict[Any, Entity] = {}
+        self.rows: list[Row] = []
+        self.prefix = plan.name.encode() + b"\0"
+
+    def enter(self, key: Any) -> Entity:
+        """An entity that is new here."""
+        entity = self.entities[key] = Entity(self, encode_key(key if len(self.plan.join_keys) > 1 else (key,)))
+        return entity
+
+    def restore(self, key: bytes) -> Entity:
+        """The same from an encoded key."""
+        values = decode_key(key)
+        return self.enter(tuple(values) if len(values) > 1 else values[0])
+
+    def forget(self, key: bytes) -> None:
+        """Let go of an entity that is empty."""
+        values = decode_key(key)
+        del self.entities[tuple(values) if len(values) > 1 else values[0]]
+
+
+class Timers:
+    """Which windows lose a tile at which boundary."""
+
+    def __init__(self) -> None:
+        self.next: float = inf
+        self._waiting: dict[int, list[Window]] = {}
+        self._boundaries: list[int] = []
+
+    def schedule(self, boundary: int, window: Window) -> None:
+        """A tile of this window leaves at this boundary."""
+        waiting = self._waiting.get(boundary)
+        if waiting is not None:
+            waiting.append(window)
+            return
+        self._waiting[boundary] = [window]
+        heappush(self._boundaries, boundary)
+        self.next = self._boundaries[0]
+
+    def fire(self, clock: int) -> Iterable[Entity]:
+        """Let every tile leave whose boundary the clock has reached; the entities concerned, some more than once."""
+        while self.next <= clock:
+            boundary = heappop(self._boundaries)
+            self.next = self._boundaries[0] if self._boundaries else inf
+            for window in self._waiting.pop(boundary):
+                window.leave(boundary)
+                yield window.owner
+
+
+Feed = Callable[[Mapping[str, Any], Sequence[Sample | None]], Entity | None]
+"""Takes a record's data and samples to one view; the entity that it touched, if it has the join keys."""
+
+
+class StreamFeeds:
+    """What one stream's records go to: samples taken once, then every window view and plain view that wants them."""
+
+    def __init__(self, stream: str, windows: Iterable[WindowView], plain: Iterable[ViewPlan], timers: Timers) -> None:
+        views = [view for view in windows if stream in view.plan.streams]
+        measures = dict.fromkeys(pane.measure for view in views for pane in view.panes if pane.stream == stream)
+        self.samplers = [measure.sampler() for measure in measures]
+        self.feeds = [_feed(view, stream, list(measures), timers) for view in views]
+        self.plain = [(view.name, _plain_row(view)) for view in plain if stream in view.streams]
+
+
+class FeatureFold:
+    """Computes the views of a pipeline. See the rules above."""
+
+    name: ClassVar[str] = "features"
+    version: ClassVar[int] = 1
+    resume_offset: ClassVar[int | None] = None
+
+    def __init__(self, plans: Sequence[ViewPlan], lateness: int, table: Table, outbox: RowsOut) -> None:
+        """Compile the plans.
+
+        Args:
+            plans: The views to compute.
+            lateness: How far an event's time may lie behind the clock to still change a window (microseconds).
+            table: Where rows are offered; its file is this fold's.
+            outbox: Where accepted rows go; its file is this fold's.
+        """
+        self.plans = tuple(plans)
+        self.lateness = lateness
+        self._table, self._outbox = table, outbox
+        self._reset()
+
+    def _reset(self) -> None:
+        windows = [WindowView(plan, n) for n, plan in enumerate(self.plans) if plan.kind == "windows"]
+        plain = [plan for plan in self.plans if plan.kind == "plain"]
+        self.clock = 0
+        self.late_dropped = 0
+        self.superseded = 0
+        self._timers = Timers()
+        self._windows = {view.name: view for view in windows}
+        self._plain_rows: dict[str, list[Row]] = {plan.name: [] for plan in plain}
+        streams = {stream for plan in self.plans for stream in plan.streams}
+        self._streams = {stream: StreamFeeds(stream, windows, plain, self._timers) for stream in sorted(streams)}
+        self._dirty: set[Entity] = set()
+
+    def apply(self, record: Record) -> Sequence[Draft]:
+        """Take one record. It derives nothing for the journal."""
+        if record.kind is not Kind.SOURCE:
+            return ()
+        time = record.at if record.time is None else record.time
+        touched: list[Entity] = []
+        if time > self.clock:
+            self.clock = time
+            if self._timers.next <= time:
+                self._expire(record.offset, touched)
+        feeds = self._streams.get(record.stream)
+        if feeds is not None:
+            if feeds.feeds:
+                self._feed(feeds, record, time, touched)
+            if feeds.plain:
+                self._offer_plain(feeds, record, time)
+        if touched:
+            self._offer(touched, record.at)
+        return ()
+
+    def _expire(self, offset: int, touched: list[Entity]) -> None:
+        for entity in self._timers.fire(self.clock):
+            if entity.touched != offset:
+                entity.touched = offset
+                touched.append(entity)
+
+    def _feed(self, feeds: StreamFeeds, record: Record, time: int, touched: list[Entity]) -> None:
+        clock, offset, data = self.clock, record.offset, record.data
+        if time < clock - self.lateness:
+            self.late_dropped += 1
+            return
+        id_ = record.id
+        samples = [sample(data, time, id_, clock) for sample in feeds.samplers]
+        for feed in feeds.feeds:
+            entity = feed(data, samples)
+            if entity is not None and entity.touched != offset:
+                entity.touched = offset
+                touched.append(entity)
+
+    def _offer(self, touched: list[Entity], known: int) -> None:
+        clock, put = self.clock, self._table.put
+        touched.sort(key=_in_order)
+        for entity in touched:
+            view = entity.view
+            row = Row(entity.key, clock, known, tuple(entity.values))
+            if put(view.name, row):
+                view.rows.append(row)
+            else:
+                self.superseded += 1
+        self._dirty.update(touched)
+
+    def _offer_plain(self, feeds: StreamFeeds, record: Record, time: int) -> None:
+        for name, row_of in feeds.plain:
+            row = row_of(record.data, time, record.at)
+            if row is None:
+                continue
+            if self._table.put(name, row):
+                self._plain_rows[name].append(row)
+            else:
+                self.superseded += 1
+
+    def save(self, file: FoldFile) -> None:
+        """Write the entities that changed, the counters, and the rows; an empty entity is forgotten."""
+        empty = [entity for entity in self._dirty if entity.is_empty()]
+        file.put("windows", ((e.view.prefix + e.key, e.dump()) for e in self._dirty if not e.is_empty()))
+        file.delete("windows", (entity.view.prefix + entity.key for entity in empty))
+        for entity in empty:
+            entity.view.forget(entity.key)
+        self._dirty.clear()
+        file.put("fold", [(b"counters", _encode(self._counters())), (b"views", self._definition())])
+        for view in self._windows.values():
+            self._outbox.add(view.name, view.rows)
+            view.rows = []
+        for name, rows in self._plain_rows.items():
+            self._outbox.add(name, rows)
+            self._plain_rows[name] = []
+        self._table.flush()
+        self._outbox.save()
+
+    def load(self, file: FoldFile) -> None:
+        """Restore what the last `save` wrote.
+
+        Raises:
+            Refused: The state is of other views than these.
+        """
+        self._reset()
+        counters = file.get("fold", b"counters")
+        if counters is None:
+            return
+        if file.get("fold", b"views") != self._definition():
+            fix = "Play into a fresh home, or restore views.py and the contracts"
+            raise Refused(which=f"{file.path.name} holds the state of other view definitions", fix=fix)
+        self.clock, self.late_dropped, self.superseded = _decode(counters)
+        for key, blob in file.scan("windows"):
+            name, _, entity_key = key.partition(b"\0")
+            self._restore(self._windows[name.decode()].restore(entity_key), _decode(blob))
+
+    def _restore(self, entity: Entity, contents: Sequence[Any]) -> None:
+        for pane, content in zip(entity.panes, contents, strict=True):
+            pane.load(content)
+            if isinstance(pane, Window):
+                for boundary in pane.boundaries():
+                    self._timers.schedule(boundary, pane)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over definitions, counters and every entity that is not empty, by view and key."""
+        total = hashlib.sha256(self._definition() + _encode(self._counters()))
+        for view in self._windows.values():
+            for entity in sorted(view.entities.values(), key=_in_order):
+                if not entity.is_empty():
+                    total.update(_encode((view.name, entity.key, entity.dump())))
+        return total.hexdigest()
+
+    def _counters(self) -> tuple[int, int, int]:
+        return self.clock, self.late_dropped, self.superseded
+
+    def _definition(self) -> bytes:
+        return _encode([(plan.name, plan.digest) for plan in self.plans])
+
+
+_in_order = attrgetter("order")
+
+
+def _key_reader(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Any]:
+    """Read an entity's key from a record's data: a value, or a tuple of several; None when any is missing."""
+    if len(names) == 1:
+        (name,) = names
+        return lambda data: data.get(name)
+
+    def read(data: Mapping[str, Any]) -> Any:
+        key = tuple(map(data.get, names))
+        return None if None in key else key
+
+    return read
+
+
+def _feed(view: WindowView, stream: str, measures: Sequence[Measure], timers: Timers) -> Feed:
+    """Compile the way of one stream's records into one view."""
+    wanted = [(n, measures.index(pane.measure)) for n, pane in enumerate(view.panes) if pane.stream == stream]
+    entities, enter, schedule = view.entities, view.enter, timers.schedule
+    read_key = _key_reader(view.plan.join_keys)
+
+    def feed(data: Mapping[str, Any], samples: Sequence[Sample | None]) -> Entity | None:
+        key = read_key(data)
+        if key is None:
+            return None
+        entity = entities.get(key)
+        if entity is None:
+            entity = enter(key)
+        panes = entity.panes
+        for pane, measure in wanted:
+            sample = samples[measure]
+            if sample is not None:
+                state = panes[pane]
+                boundary = state.add(sample)
+                if boundary:
+                    schedule(boundary, state)  # type: ignore[arg-type] (only a window's tiles leave)
+        return entity
+
+    return feed
+
+
+def _plain_row(view: ViewPlan) -> Callable[[Mapping[str, Any], int, int], Row | None]:
+    """Compile how a plain view's row is read from (data, time, at); None without the join keys."""
+    read_key, several = _key_reader(view.join_keys), len(view.join_keys) > 1
+    fields = [(name, _CONVERT[kind]) for name, kind in view.fields]
+
+    def read(data: Mapping[str, Any], time: int, known: int) -> Row | None:
+        key = read_key(data)
+        if key is None:
+            return None
+        values = [(data.get(name), convert) for name, convert in fields]
+        row = tuple(None if value is None else convert(value) for value, convert in values)
+        return Row(encode_key(key if several else (key,)), time, known, row)
+
+    return read

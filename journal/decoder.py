@@ -1,0 +1,80 @@
+"""From fields to checkers: a msgspec decoder for one event, a pandera schema for a frame. Both keep the same rules."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from journal.field import Field
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pa
+
+LONGEST_NAME = 64
+"""Unknown field names longer than this are not repeated in a reason."""
+
+
+def struct_of(stream: str, fields: Sequence[Field]) -> type[msgspec.Struct]:
+    """A struct with the stream's fields in the order of their names, which makes its dictionary canonical."""
+    columns: list[Any] = [
+        (field.name, field.annotation()) if field.required else (field.name, field.annotation(), None)
+        for field in sorted(fields, key=lambda field: field.name)
+    ]
+    return msgspec.defstruct(stream, columns, kw_only=True, forbid_unknown_fields=True, gc=False)
+
+
+def decoder_of(stream: str, fields: Sequence[Field]) -> msgspec.json.Decoder[msgspec.Struct]:
+    """Compile the decoder of a stream's data: strict types, no unknown fields, absent is null."""
+    return msgspec.json.Decoder(struct_of(stream, fields), strict=True)
+
+
+def frame_schema_of(stream: str, fields: Sequence[Field]) -> "pa.DataFrameSchema":
+    """The pandera schema that accepts a frame exactly when the decoder accepts each of its rows.
+
+    Columns may have NumPy, nullable or object dtypes; NaN and None are null. An optional column may be absent. Show its
+    findings through `frame_violations`: pandera's own messages quote values.
+    """
+    import pandera.pandas as pa  # noqa: PLC0415 (takes 0.6 s)
+
+    columns = {
+        field.name: pa.Column(
+            None,
+            [pa.Check(field.accepts(), element_wise=True, name=field.type)],
+            nullable=not field.required,
+            required=field.required,
+        )
+        for field in fields
+    }
+    return pa.DataFrameSchema(columns, strict=True, name=stream)
+
+
+def frame_violations(schema: "pa.DataFrameSchema", frame: "pd.DataFrame") -> list[str]:
+    """What breaks the schema, as one sentence per column and rule, without any value; empty when all rows hold."""
+    import pandera.errors  # noqa: PLC0415
+
+    try:
+        schema.validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as errors:
+        cases = errors.failure_cases
+        found = cases.groupby(["column", "check"], dropna=False, sort=True).size()
+        return [f"column {column}: {count} rows fail {check}" for (column, check), count in found.items()]
+    return []
+
+
+def explain(error: msgspec.ValidationError, *, personal: bool) -> str:
+    """Which rule, at which JSON path, never with a value.
+
+    Args:
+        error: What the decoder raised; its text quotes the value of an enum and the name of an unknown field.
+        personal: Whether the stream has personal fields; then a name that the contract does not know is not repeated.
+    """
+    message, _, path = str(error).partition(" - at `")
+    place = "$.data" + path.removesuffix("`").removeprefix("$")
+    if message.startswith("Invalid enum value"):
+        message = "Not one of the values that the contract lists"
+    elif message.startswith("Object contains unknown field"):
+        name = message.partition("`")[2].removesuffix("`")
+        shown = name.isidentifier() and len(name) <= LONGEST_NAME and not personal
+        message = f"Unknown field `{name}`" if shown else "A field that the contract does not know"
+    return f"{place}: {message}"

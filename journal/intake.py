@@ -1,0 +1,220 @@
+"""What may enter the journal, and what becomes of the rest.
+
+::
+
+    not JSON, not a CloudEvent, too large, a stream nobody promised    refused: counted, not kept
+    its data breaks the contract, or its time breaks the journal's     quarantined: kept whole, with the reason
+    its id is taken by an event that says something else               conflicted: counted, not kept
+    its id is taken by an event that says the same                     repeated: nothing changes
+    the sink took its cause before                                     replayed: nothing changes
+    everything else                                                    accepted: a source record
+
+A quarantined event's id stays free, so that a corrected event may use it. A release reads again what was kept: it must
+hold by today's contract, however old it is; to cross a gap in time it needs ``advance``.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from journal.clock import format_span, format_time
+from journal.contract import DEFAULT_MAX_BYTES, Contract
+from journal.envelope import Envelope, read_envelope
+from journal.errors import Malformed, UnknownName, Violation
+from journal.log import Journal, Outcome, Repeat, Replayed
+from journal.privacy import KeyTable
+from journal.quarantine import Quarantine, next_sequence, require_entered
+from journal.record import Cause, Draft, Record
+from journal.stamp import is_behind
+from journal.stream import Stream
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The event is in the journal."""
+
+    record: Record
+
+
+class Repeated(msgspec.Struct, frozen=True):
+    """The event was in the journal already."""
+
+    offset: int
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """This was counted and not kept. ``bucket`` is ``malformed``, ``too_large`` or ``unknown_stream``."""
+
+    bucket: str
+    reason: str
+
+
+class Conflicted(msgspec.Struct, frozen=True):
+    """The id is taken, at ``offset``, by an event that says something else."""
+
+    id: str
+    offset: int
+
+
+class Quarantined(msgspec.Struct, frozen=True):
+    """The event waits in quarantine under ``id``; ``record`` is None when the same bytes waited there already."""
+
+    id: str
+    reason: str
+    record: Record | None
+
+
+Taken = Accepted | Repeated | Refused | Conflicted | Quarantined | Replayed
+
+_RELEASE = "If it must count: rivermill journal quarantine release {id}"
+_ADVANCE = "If the gap in time is real: rivermill journal quarantine release {id} --advance"
+
+
+class Intake:
+    """The journal's door for source events."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        contracts: Mapping[str, Contract],
+        keys: KeyTable,
+        starts: tuple[int, int] | None,
+        principal: str = "",
+    ) -> None:
+        """Compile the contracts.
+
+        Args:
+            journal: Where accepted and quarantined events go; its dedup window is the largest of the contracts'.
+            contracts: By stream.
+            keys: What personal fields are sealed under.
+            starts: The first and last moment at which the journal's first event may lie; None for any.
+            principal: Who hands the events in.
+        """
+        self._journal = journal
+        self._quarantined = Quarantine(keys, principal)
+        self._starts = starts
+        self._principal = principal
+        self._streams = {name: Stream(contract, keys) for name, contract in contracts.items()}
+        self._largest = max((contract.max_bytes for contract in contracts.values()), default=DEFAULT_MAX_BYTES)
+
+    def take(self, raw: bytes, *, sink: str = "", cause: Cause | None = None) -> Taken:
+        """Take one event in, or say why not. Counts are exact with the sink's mark inside ``journal.group()``.
+
+        Args:
+            raw: A CloudEvent as JSON.
+            sink: Names the input that the event comes from, if it can come again after a crash.
+            cause: The event's place in that input.
+        """
+        opened = self._open(raw)
+        if isinstance(opened, Refused):
+            return self._refuse(opened, sink, cause)
+        envelope, stream = opened
+        try:
+            fields = stream.read(envelope, raw)
+            time = envelope.time
+            self._check_time(time, stream.contract)
+        except Malformed as error:
+            return self._refuse(Refused("malformed", error.which), sink, cause)
+        except Violation as error:
+            held, reason = self._quarantined.hold(stream, envelope, raw, error, cause)
+            return self._quarantine(held, reason, sink)
+        draft = stream.draft(envelope, time, fields, self._principal, cause)
+        return self._taken(self._journal.append((draft,), sink=sink)[0], draft)
+
+    def _open(self, raw: bytes) -> tuple[Envelope, Stream] | Refused:
+        if len(raw) > self._largest:
+            return _too_large(raw, self._largest)
+        try:
+            envelope = read_envelope(raw)
+        except Malformed as error:
+            return Refused("malformed", error.which)
+        stream = self._streams.get(envelope.type)
+        if stream is None:
+            return Refused("unknown_stream", f"No contract for type {envelope.type[:64]!r}")
+        if len(raw) > stream.contract.max_bytes:
+            return _too_large(raw, stream.contract.max_bytes)
+        return envelope, stream
+
+    def _taken(self, outcome: Outcome, draft: Draft) -> Taken:
+        if isinstance(outcome, Record):
+            return Accepted(outcome)
+        if isinstance(outcome, Repeat):
+            return Repeated(outcome.offset)
+        if isinstance(outcome, Replayed):
+            return outcome
+        self._journal.tally("conflicts")
+        return Conflicted(draft.id, outcome.offset)
+
+    def _refuse(self, refused: Refused, sink: str, cause: Cause | None) -> Refused | Replayed:
+        if sink and cause is not None:
+            if is_behind(cause, self._journal.mark(sink)):
+                return Replayed()
+            self._journal.set_mark(sink, cause)
+        self._journal.tally("refused")
+        self._journal.tally(f"refused.{refused.bucket}")
+        return refused
+
+    def _check_time(self, time: int, contract: Contract) -> None:
+        self._check_gap(time, contract)
+        clock = self._journal.clock
+        if time < clock - contract.dedup_window:
+            age, window = format_span(clock - time), format_span(contract.dedup_window)
+            which = f"$.time: Too old to deduplicate: {age} behind the clock, dedupWindow is {window}"
+            raise Violation(which=which, fix=_RELEASE)
+
+    def _check_gap(self, time: int, contract: Contract) -> None:
+        clock = self._journal.clock
+        if clock == 0:
+            self._check_start(time)
+        elif time - clock > contract.max_gap:
+            gap, allowed = format_span(time - clock), format_span(contract.max_gap)
+            which = f"$.time: It would advance the clock by {gap}, maxGap is {allowed}"
+            raise Violation(which=which, fix=_ADVANCE)
+
+    def _check_start(self, time: int) -> None:
+        if self._starts is not None and not self._starts[0] <= time <= self._starts[1]:
+            first, last = (format_time(moment) for moment in self._starts)
+            which = f"$.time: {format_time(time)} is the journal's first, but the pipeline starts in {first} .. {last}"
+            raise Violation(which=which, fix=_ADVANCE)
+
+    def _quarantine(self, draft: Draft, reason: str, sink: str) -> Quarantined | Replayed:
+        outcome = self._journal.append((draft,), sink=sink)[0]
+        if isinstance(outcome, Replayed):
+            return outcome
+        return Quarantined(draft.id, reason, outcome if isinstance(outcome, Record) else None)
+
+    def release(self, quarantine_id: str, record: Record, *, advance: bool, why: str) -> Record:
+        """Let a quarantined event in, by a decision that stands before it in the journal. Opens a group of its own.
+
+        Args:
+            quarantine_id: What the decision is about.
+            record: The quarantine record.
+            advance: Whether the event may move the clock by more than its contract's gap.
+            why: The reason, for the decision.
+
+        Raises:
+            UnknownName: The record is not this quarantine id's, or its stream has no contract any more.
+            Violation: It still breaks its contract, or needs ``advance``.
+            ConflictingId: A corrected event has taken its id.
+            Refused: It was released before, or has entered the journal by itself.
+        """
+        raw = self._quarantined.kept(quarantine_id, record)
+        envelope = read_envelope(raw)
+        stream = self._streams.get(envelope.type)
+        if stream is None:
+            raise UnknownName(which=f"the stream of {quarantine_id}", fix="Add its contract to the pipeline")
+        try:
+            fields = stream.read(envelope, raw)
+            if not advance:
+                self._check_gap(envelope.time, stream.contract)
+        except Violation as error:
+            raise Violation(which=error.which, fix=error.fix.format(id=quarantine_id)) from None
+        event = stream.draft(envelope, envelope.time, fields, self._principal, None)
+        sequence = next_sequence(self._journal)
+        decision = self._quarantined.decide(quarantine_id, event, why, sequence=sequence, advance=advance)
+        with self._journal.group():
+            decided, entered = self._journal.append((decision, event))
+            return require_entered(decided, entered, quarantine_id)
+
+
+def _too_large(raw: bytes, limit: int) -> Refused:
+    return Refused("too_large", f"{len(raw)} bytes, more than {limit}")

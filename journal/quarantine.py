@@ -1,0 +1,110 @@
+"""Where events that violate their contract wait: whole, under the pipeline's key, until a decision lets them in."""
+
+import hashlib
+from base64 import b64decode, b64encode
+
+from journal import body
+from journal.envelope import Envelope
+from journal.errors import ConflictingId, Refused, UnknownName, Violation
+from journal.log import START, Conflict, Journal, Outcome
+from journal.privacy import KeyTable
+from journal.record import Cause, Draft, Kind, Record
+from journal.stream import Stream
+
+
+class Quarantine:
+    """Drafts quarantine records and the decisions that end them."""
+
+    def __init__(self, keys: KeyTable, principal: str) -> None:
+        self._keys = keys
+        self._principal = principal
+
+    def hold(
+        self, stream: Stream, envelope: Envelope, raw: bytes, violation: Violation, cause: Cause | None
+    ) -> tuple[Draft, str]:
+        """The record that keeps a violating event, and the reason in it.
+
+        Args:
+            stream: The event's stream.
+            envelope: Its envelope.
+            raw: All of it, as it came.
+            violation: The rule and the fix, in which ``{id}`` stands for the quarantine id.
+            cause: The event's place in its input, for the sink's mark.
+        """
+        quarantine_id = self._id(stream, envelope, raw)
+        reason = f"{violation.which}. {violation.fix.format(id=quarantine_id)}"
+        sealed = self._keys.seal_pipeline(raw, context=quarantine_id.encode())
+        draft = Draft(
+            kind=Kind.QUARANTINE,
+            stream=envelope.type,
+            id=quarantine_id,
+            body=body.encode(body.Quarantined(reason=reason, event=b64encode(sealed).decode())),
+            source=envelope.source,
+            schema=stream.contract.major,
+            principal=self._principal,
+            trace=envelope.trace,
+            cause=cause,
+        )
+        return draft, reason
+
+    def _id(self, stream: Stream, envelope: Envelope, raw: bytes) -> str:
+        """Equal for equal bytes. Keyed where the bytes may be personal, since a plain hash of them could be guessed."""
+        named = f"{envelope.source}\0{envelope.id}\0".encode() + raw
+        digest = self._keys.mac(None, named) if stream.contract.personal else hashlib.sha256(named).digest()
+        return f"q-{digest[:16].hex()}"
+
+    def kept(self, quarantine_id: str, record: Record) -> bytes:
+        """The event as it came.
+
+        Raises:
+            UnknownName: The record is not this quarantine id's.
+            Corrupt: Its bytes were changed, or sealed under another key table.
+        """
+        if record.kind is not Kind.QUARANTINE or record.id != quarantine_id:
+            raise UnknownName(
+                which=f"{quarantine_id} in quarantine", fix="rivermill journal quarantine list names them"
+            )
+        sealed = b64decode(body.decode(record.body, body.Quarantined).event)
+        return self._keys.open_pipeline(sealed, context=quarantine_id.encode())
+
+    def decide(self, quarantine_id: str, event: Draft, why: str, *, sequence: int, advance: bool) -> Draft:
+        """The decision that lets an event in."""
+        decision = body.Decision(
+            sequence=sequence,
+            action="release",
+            subject=quarantine_id,
+            why=why,
+            details={"advance": advance, "event": event.id, "source": event.source, "stream": event.stream},
+        )
+        return Draft(
+            kind=Kind.DECISION,
+            stream="decisions",
+            id=f"release-{quarantine_id}",
+            body=body.encode(decision),
+            principal=self._principal,
+        )
+
+
+def next_sequence(journal: Journal) -> int:
+    """The sequence of the journal's next decision: one more than the largest so far."""
+    sequence, after = -1, START
+    while page := journal.of_kind(Kind.DECISION, after, 1_000):
+        sequence = max(sequence, *(body.decode(record.body, body.Decision).sequence for record in page))
+        after = page[-1].offset
+    return sequence + 1
+
+
+def require_entered(decided: Outcome, event: Outcome, quarantine_id: str) -> Record:
+    """The released event's record; an error undoes the group that both were appended in.
+
+    Raises:
+        ConflictingId: A corrected event has taken its id.
+        Refused: It was released before, or has entered the journal by itself.
+    """
+    if isinstance(event, Conflict):
+        raise ConflictingId(
+            which=f"{quarantine_id}, at offset {event.offset}", fix="A corrected event came in meanwhile"
+        )
+    if not isinstance(decided, Record) or not isinstance(event, Record):
+        raise Refused(which=f"{quarantine_id} is in the journal already", fix="Nothing is left to do")
+    return event

@@ -1,0 +1,83 @@
+"""A contract, compiled: it reads an event's data and drafts its record, with what is personal sealed."""
+
+from typing import Any
+
+import msgspec
+
+from journal.contract import Contract
+from journal.decoder import explain
+from journal.envelope import Envelope, quotes_of, require_unique_names
+from journal.errors import Malformed, Violation
+from journal.privacy import KeyTable, Subject, context_of
+from journal.record import Cause, Draft, Kind, canonical_json
+
+_CORRECT = "Send it corrected; its id is free"
+
+
+class Stream:
+    """One stream's way in."""
+
+    def __init__(self, contract: Contract, keys: KeyTable) -> None:
+        self.contract = contract
+        self._keys = keys
+        self._decode = contract.decoder().decode
+        self._strings = sum(field.type == "string" for field in contract.fields)
+        self._personal = contract.personal
+        self._pseudonymous = contract.pseudonymous
+        self._prefix = contract.stream.encode() + b"\0"
+        self._major = contract.major
+
+    def read(self, envelope: Envelope, raw: bytes) -> dict[str, Any]:
+        """The event's data: every field of the contract in the order of names, absent ones as None.
+
+        Raises:
+            Malformed: The event says something twice, or its data is not UTF-8.
+            Violation: The data breaks the contract. The message never quotes a value.
+        """
+        try:
+            fields = msgspec.structs.asdict(self._decode(envelope.data))
+        except msgspec.ValidationError as error:
+            require_unique_names(raw, -1)
+            raise Violation(which=explain(error, personal=bool(self._personal)), fix=_CORRECT) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Malformed(
+                which="Its data is not JSON in UTF-8", fix="Send CloudEvents 1.0 as JSON, in UTF-8"
+            ) from None
+        require_unique_names(raw, envelope.quotes() + quotes_of(envelope.data, fields, self._strings))
+        return fields
+
+    def draft(
+        self, envelope: Envelope, time: int, fields: dict[str, Any], principal: str, cause: Cause | None
+    ) -> Draft:
+        """The record that the event becomes, once the journal gives it a place."""
+        plain = stored = canonical_json(fields)
+        subject = sealed = None
+        if self._personal:
+            subject = self._keys.subject_of(fields[self.contract.subject])
+            stored, sealed = self._split(envelope, fields, subject)
+        return Draft(
+            kind=Kind.SOURCE,
+            stream=envelope.type,
+            id=envelope.id,
+            body=stored,
+            time=time,
+            source=envelope.source,
+            schema=self._major,
+            subject=None if subject is None else subject.id,
+            sealed=sealed,
+            conflict=self._keys.mac(subject, self._prefix + b"%d\0" % time + plain),
+            principal=principal,
+            trace=envelope.trace,
+            cause=cause,
+        )
+
+    def _split(self, envelope: Envelope, fields: dict[str, Any], subject: Subject) -> tuple[bytes, bytes]:
+        """The body with pseudonyms instead of entity keys and without other personal fields; what is sealed."""
+        stored = {
+            name: value if name not in self._personal or value is None else self._keys.pseudonym(subject, value)
+            for name, value in fields.items()
+            if name not in self._personal or name in self._pseudonymous
+        }
+        personal = {name: fields[name] for name in sorted(self._personal)}
+        context = context_of(envelope.type, envelope.source, envelope.id)
+        return canonical_json(stored), self._keys.seal(subject, personal, context=context)

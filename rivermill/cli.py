@@ -1,0 +1,269 @@
+"""The command line. Heavy imports wait inside the commands, so that ``--help`` answers at once.
+
+Exit codes: 0 done · 1 a check failed · 2 wrong usage · 3 and up: one per error class, see ``journal.errors``.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from journal.errors import RivermillError
+from rivermill import console_output as out
+from rivermill.settings import DEFAULT_HOME, HOME_VARIABLE, PIPELINES_VARIABLE, Home
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+pipeline_argument = click.argument("pipeline")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    envvar=HOME_VARIABLE,
+    default=DEFAULT_HOME,
+    show_default=True,
+    show_envvar=True,
+    help="Where all state lives.",
+)
+@click.option(
+    "--pipelines",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar=PIPELINES_VARIABLE,
+    show_envvar=True,
+    help="Where pipelines are looked up by name.  [default: the shipped configs/]",
+)
+@click.pass_context
+def rivermill(context: click.Context, home: Path, pipelines: Path | None) -> None:
+    """Models that stay right while the world changes: events in, fresh features, answers, learning exactly once."""
+    from rivermill.settings import configs_folder
+
+    context.obj = Place(home, pipelines or configs_folder())
+
+
+class Place:
+    """Where this command works: the home, and the folder of pipelines."""
+
+    def __init__(self, home: Path, pipelines: Path) -> None:
+        self.home, self.pipelines = home, pipelines
+
+    def folder(self, pipeline: str) -> Path:
+        """A pipeline's folder: a path to one, or a name among the pipelines."""
+        given = Path(pipeline)
+        return given if (given / "pipeline.yaml").exists() else self.pipelines / pipeline
+
+    def home_of(self, pipeline: str) -> Home:
+        """A pipeline's home, by the pipeline's name or folder."""
+        return Home(self.home, Path(pipeline).name)
+
+
+@rivermill.command()
+@click.option("--weeks", type=click.IntRange(1, 53), default=10, show_default=True, help="How much of the recording.")
+@click.option("--pipeline", default="flights", show_default=True, help="Which pipeline's recording to play.")
+@click.option("--fresh", is_flag=True, help="Delete this pipeline's state first.")
+@json_option
+@click.pass_obj
+def demo(place: Place, weeks: int, pipeline: str, fresh: bool, as_json: bool) -> None:
+    """Play recorded events through journal, features, answers and learning; resume if it was interrupted."""
+    from rivermill.demo import run_demo
+
+    out.show_run(run_demo(place.folder(pipeline), place.home_of(pipeline), weeks, fresh=fresh, quiet=as_json), as_json)
+
+
+@rivermill.command()
+@pipeline_argument
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@click.pass_obj
+def play(place: Place, pipeline: str, file: Path, as_json: bool) -> None:
+    """Play FILE (JSON lines of CloudEvents) into PIPELINE; the same file again goes on where it stopped."""
+    from rivermill.demo import run_file
+
+    out.show_run(run_file(place.folder(pipeline), place.home_of(pipeline), file, quiet=as_json), as_json)
+
+
+@rivermill.command()
+@json_option
+@click.pass_obj
+def status(place: Place, as_json: bool) -> None:
+    """Say where every pipeline of this home stands."""
+    from rivermill.status import status_of
+
+    out.show_status(status_of(place.home), as_json)
+
+
+@rivermill.command()
+@click.option("--pipeline", "names", multiple=True, help="Only these pipelines (default: all in the home).")
+@json_option
+@click.pass_obj
+def doctor(place: Place, names: tuple[str, ...], as_json: bool) -> None:
+    """Check this machine, the home and every pipeline; exit 1 if anything is wrong, with what to do."""
+    from rivermill.doctor import examine
+
+    findings = examine(place.home, place.folder, names)
+    out.show_findings(findings, as_json)
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
+
+
+@rivermill.group()
+def features() -> None:
+    """Look at feature views and their values."""
+
+
+@features.command("list")
+@pipeline_argument
+@json_option
+@click.pass_obj
+def features_list(place: Place, pipeline: str, as_json: bool) -> None:
+    """List the views of PIPELINE."""
+    from rivermill.inspection import list_views
+
+    out.show_table(list_views(place.folder(pipeline)), as_json)
+
+
+@features.command("show")
+@pipeline_argument
+@click.argument("view")
+@json_option
+@click.pass_obj
+def features_show(place: Place, pipeline: str, view: str, as_json: bool) -> None:
+    """Show one VIEW: its keys, fields, windows and policy."""
+    from rivermill.inspection import show_view
+
+    out.show_mapping(show_view(place.folder(pipeline), view), as_json)
+
+
+@features.command("get")
+@pipeline_argument
+@click.argument("view")
+@click.argument("keys", nargs=-1, metavar="KEY=VALUE...")
+@json_option
+@click.pass_obj
+def features_get(place: Place, pipeline: str, view: str, keys: tuple[str, ...], as_json: bool) -> None:
+    """Get the newest row of one entity of VIEW, with its stamps: features get flights weather origin=JFK."""
+    from rivermill.inspection import get_row
+
+    out.show_mapping(get_row(place.folder(pipeline), place.home_of(pipeline), view, keys), as_json)
+
+
+@rivermill.group()
+def dataset() -> None:
+    """Build and verify immutable training sets."""
+
+
+@dataset.command("build")
+@pipeline_argument
+@json_option
+@click.pass_obj
+def dataset_build(place: Place, pipeline: str, as_json: bool) -> None:
+    """Build the dataset version of everything that PIPELINE has joined so far."""
+    from rivermill.inspection import build_dataset
+
+    out.show_mapping(build_dataset(place.home_of(pipeline)), as_json)
+
+
+@dataset.command("list")
+@pipeline_argument
+@json_option
+@click.pass_obj
+def dataset_list(place: Place, pipeline: str, as_json: bool) -> None:
+    """List the dataset versions of PIPELINE."""
+    from rivermill.inspection import list_datasets
+
+    out.show_table(list_datasets(place.home_of(pipeline)), as_json)
+
+
+@dataset.command("show")
+@pipeline_argument
+@click.argument("version")
+@json_option
+@click.pass_obj
+def dataset_show(place: Place, pipeline: str, version: str, as_json: bool) -> None:
+    """Show the manifest of a dataset VERSION."""
+    from rivermill.inspection import show_dataset
+
+    out.show_mapping(show_dataset(place.home_of(pipeline), version), as_json)
+
+
+@dataset.command("verify")
+@pipeline_argument
+@click.argument("version")
+@json_option
+@click.pass_obj
+def dataset_verify(place: Place, pipeline: str, version: str, as_json: bool) -> None:
+    """Rebuild VERSION from the journal and compare its hash, and that of its file, with the manifest's."""
+    from rivermill.inspection import verify_dataset
+
+    out.show_mapping(verify_dataset(place.home_of(pipeline), version), as_json)
+
+
+@rivermill.group()
+def journal() -> None:
+    """Read the journal, check it, and work on its quarantine."""
+
+
+@journal.command("tail")
+@pipeline_argument
+@click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many records.")
+@click.option("--from", "start", type=click.IntRange(0), help="Start at this offset instead of at the end.")
+@click.option("--kind", help="Only records of this kind.")
+@json_option
+@click.pass_obj
+def journal_tail(place: Place, pipeline: str, count: int, start: int | None, kind: str | None, as_json: bool) -> None:
+    """Print records of PIPELINE's journal, the last ones first asked for."""
+    from rivermill.inspection import tail
+
+    out.show_records(tail(place.home_of(pipeline), count, start, kind), as_json)
+
+
+@journal.command("verify")
+@pipeline_argument
+@json_option
+@click.pass_obj
+def journal_verify(place: Place, pipeline: str, as_json: bool) -> None:
+    """Check every record of PIPELINE's journal against its checksum; exit 7 and name the place if one fails."""
+    from rivermill.inspection import verify_journal
+
+    out.show_mapping(verify_journal(place.home_of(pipeline)), as_json)
+
+
+@journal.group()
+def quarantine() -> None:
+    """Events that broke their contract, kept whole."""
+
+
+@quarantine.command("list")
+@pipeline_argument
+@json_option
+@click.pass_obj
+def quarantine_list(place: Place, pipeline: str, as_json: bool) -> None:
+    """List what waits in PIPELINE's quarantine, with the reasons."""
+    from rivermill.inspection import list_quarantine
+
+    out.show_table(list_quarantine(place.home_of(pipeline)), as_json)
+
+
+@quarantine.command("release")
+@pipeline_argument
+@click.argument("quarantine_id")
+@click.option("--advance", is_flag=True, help="Allow it to move the clock by more than the contract's largest gap.")
+@click.option("--why", required=True, help="The reason, kept in the journal.")
+@json_option
+@click.pass_obj
+def quarantine_release(place: Place, pipeline: str, quarantine_id: str, advance: bool, why: str, as_json: bool) -> None:
+    """Let a quarantined event in under its own id, by a decision that the journal echoes."""
+    from rivermill.demo import release
+
+    released = release(place.folder(pipeline), place.home_of(pipeline), quarantine_id, advance=advance, why=why)
+    out.show_mapping(released, as_json)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; an error of ours is a sentence on standard error and its own exit code."""
+    try:
+        return rivermill.main(arguments, standalone_mode=True)
+    except RivermillError as error:
+        out.show_error(error)
+        sys.exit(error.exit_code)

@@ -1,0 +1,186 @@
+"""Runs in lock-step: recorded events, a file, a release; each resumable, each ending in one object of figures."""
+
+import hashlib
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from features import dataset
+from journal.blobs import write_durably
+from journal.digest import digest_journal, digest_parts
+from journal.errors import Refused, UnknownName
+from journal.log import START
+from journal.record import Kind
+from rivermill.build import build_fingerprint
+from rivermill.live_line import LiveLine
+from rivermill.lockstep import Progress
+from rivermill.pipeline import load_pipeline
+from rivermill.settings import Home
+from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, Run, open_run
+
+Figures = dict[str, Any]
+
+
+def run_demo(folder: Path, home: Home, weeks: int, *, fresh: bool, quiet: bool) -> Figures:
+    """Play a pipeline's recording; resume an unfinished run of the same arguments, repeat a finished one's figures.
+
+    Raises:
+        Refused: The home holds a demo of other arguments, or state that no demo made.
+    """
+    arguments = {"pipeline": home.pipeline, "weeks": weeks}
+    if fresh:
+        shutil.rmtree(home.folder, ignore_errors=True)
+    finished = _finished(home, arguments)
+    if finished is not None:
+        return finished
+    pipeline = load_pipeline(folder)
+    if pipeline.recorded is None:
+        raise Refused(which=f"pipeline {pipeline.name!r} has no recording", fix="Use `rivermill play PIPELINE FILE`")
+    home.prepare()
+    write_durably(_note(home), orjson.dumps({"arguments": arguments}))
+    with _running(open_run(pipeline, home)) as run:
+        figures = _play(run, pipeline.recorded(weeks=weeks), f"demo:{weeks}", quiet=quiet)
+    write_durably(_note(home), orjson.dumps({"arguments": arguments, "figures": figures}))
+    return figures
+
+
+def run_file(folder: Path, home: Home, file: Path, *, quiet: bool) -> Figures:
+    """Play a file of JSON lines.
+
+    Raises:
+        UnknownName: There is no such file.
+    """
+    if not file.is_file():
+        raise UnknownName(which=f"file {file}", fix="Give a file with one JSON CloudEvent per line")
+    with _running(open_run(load_pipeline(folder), home)) as run, file.open("rb") as lines:
+        sink = f"file:{_first_line_digest(file)}"
+        return _play(run, (line.rstrip(b"\r\n") for line in lines), sink, quiet=quiet)
+
+
+def release(folder: Path, home: Home, quarantine_id: str, *, advance: bool, why: str) -> Figures:
+    """Let one quarantined event in, through every fold.
+
+    Raises:
+        UnknownName: Nothing of that id is in quarantine.
+    """
+    with _running(open_run(load_pipeline(folder), home)) as run:
+        waiting = {record.id: record for record in run.journal.of_kind(Kind.QUARANTINE, START, 1_000_000)}
+        if quarantine_id not in waiting:
+            raise UnknownName(
+                which=f"quarantined event {quarantine_id!r}", fix="`rivermill journal quarantine list` shows the ids"
+            )
+        record = run.intake.release(quarantine_id, waiting[quarantine_id], advance=advance, why=why)
+        run.lockstep.catch_up()
+        return {"released": quarantine_id, "event": record.id, "stream": record.stream, "offset": record.offset}
+
+
+@contextmanager
+def _running(run: Run) -> Iterator[Run]:
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def _play(run: Run, events: Iterable[bytes], sink: str, *, quiet: bool) -> Figures:
+    started = time.perf_counter()
+    before = run.journal.mark(sink)
+    with LiveLine(run, quiet=quiet) as live:
+        offered = run.lockstep.play(events, sink, progress=_after_group(run, live.update), notice=live.notice)
+        live.finishing()
+        run.flush_history()
+        figures = _figures(run)
+    seconds = time.perf_counter() - started
+    played = offered - (before.offset + 1 if before else 0)
+    return {**figures, "seconds": round(seconds, 2), "events_per_second": round(played / seconds)}
+
+
+def _after_group(run: Run, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    def after(progress: Progress) -> None:
+        run.flush_history(HISTORY_ROWS_PER_FLUSH)
+        show(progress)
+
+    return after
+
+
+def _figures(run: Run) -> Figures:
+    """Everything that is the same for two runs over one input."""
+    journal_digest, counts = digest_journal(run.journal)
+    kinds = Counter[Kind]()
+    for (kind, _), count in counts.items():
+        kinds[kind] += count
+    joined = run.join.counts()
+    tallies = run.journal.tallies()
+    learned = run.learner.report()
+    return {
+        "pipeline": run.pipeline.name,
+        "events": kinds[Kind.SOURCE],
+        "repeated": tallies.get("repeated", 0),
+        "refused": tallies.get("refused", 0),
+        "conflicts": tallies.get("conflicts", 0),
+        "quarantined": kinds[Kind.QUARANTINE],
+        "questions": counts[Kind.SOURCE, run.pipeline.question.stream],
+        "predictions": kinds[Kind.PREDICTION],
+        "joined": joined["joined"],
+        "expired": joined["expired"],
+        "pending": joined["pending"],
+        "late": joined["late"],
+        "unmatched": joined["unmatched"],
+        "degraded": run.answer.degraded,
+        "snapshots": kinds[Kind.SNAPSHOT],
+        "auc_online": learned["auc"],
+        "log_loss_online": learned["log_loss"],
+        "calibration_error_online": learned["calibration_error"],
+        "dataset": _dataset(run),
+        "digest": digest_parts(
+            {"journal": journal_digest, **{r.fold.name: r.fold.digest() for r in run.lockstep.runners}}
+        ),
+    }
+
+
+def _dataset(run: Run) -> Figures | None:
+    if not run.join.counts()["joined"]:
+        return None
+    made = dataset.build(run.journal, run.home.datasets, run.pipeline.name, run.journal.end(), build_fingerprint())
+    return {
+        "version": made.version,
+        "considered": made.considered,
+        "excluded": made.excluded,
+        "rows_in": made.rows_in,
+        "rows_out": made.rows_out,
+        "hash": made.hash,
+    }
+
+
+def _note(home: Home) -> Path:
+    return home.folder / "demo.json"
+
+
+def _finished(home: Home, arguments: Figures) -> Figures | None:
+    if not _note(home).exists():
+        if home.exists:
+            raise Refused(
+                which=f"{home.folder} holds state that no demo made",
+                fix="Use another --home, or delete it with --fresh",
+            )
+        return None
+    note = orjson.loads(_note(home).read_bytes())
+    if note["arguments"] != arguments:
+        raise Refused(
+            which=f"{home.folder} holds a demo of {note['arguments']['weeks']} weeks, not of {arguments['weeks']}",
+            fix="Ask for that, or add --fresh to delete it and start anew",
+        )
+    figures: Figures | None = note.get("figures")
+    return figures
+
+
+def _first_line_digest(file: Path) -> str:
+    """Names an input by its first line: a file that has grown since goes on where it stopped."""
+    with file.open("rb") as lines:
+        return hashlib.sha256(lines.readline()).hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""What a run shows while it goes: event time, events per second, lag, AUC; and each event that was not accepted."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from journal.clock import DAY, datetime_of
+from journal.intake import Taken
+from rivermill.lockstep import Progress
+from rivermill.wiring import Run
+
+_MOST_NOTICES = 20
+_PLAIN_EVERY = 5.0
+
+
+class LiveLine:
+    """A progress line on a terminal, a plain line now and then elsewhere, nothing when quiet. On standard error."""
+
+    def __init__(self, run: Run, *, quiet: bool) -> None:
+        self._run, self._quiet = run, quiet
+        self._started = time.monotonic()
+        self._first: int | None = None
+        self._last_plain = self._started
+        self._notices = 0
+        self._status: object | None = None
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415
+            from rich.status import Status  # noqa: PLC0415
+
+            status = Status("starting", console=Console(stderr=True))
+            status.start()
+            self._status = status
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop showing."""
+        if self._status is not None:
+            self._status.stop()  # type: ignore[attr-defined]
+
+    def update(self, progress: Progress) -> None:
+        """Show how far the run is."""
+        if self._quiet:
+            return
+        if self._first is None:
+            self._first = progress.offered
+            self._started = time.monotonic()
+            return
+        self._show(self._sentence(progress))
+
+    def finishing(self) -> None:
+        """Say that the events are in and the rest is being written."""
+        if not self._quiet:
+            self._show("flushing history, building the dataset, computing digests", now=True)
+
+    def notice(self, line: int, taken: Taken) -> None:
+        """Say what became of an event that was not accepted; after some of them only the counts go on."""
+        self._notices += 1
+        if self._quiet or self._notices > _MOST_NOTICES:
+            return
+        more = " (further ones are only counted)" if self._notices == _MOST_NOTICES else ""
+        sys.stderr.write(f"line {line + 1}: {taken}{more}\n")
+
+    def _sentence(self, progress: Progress) -> str:
+        rate = (progress.offered - (self._first or 0)) / max(time.monotonic() - self._started, 1e-9)
+        auc = self._run.learner.progress()["auc_binned"]
+        waiting = self._run.join.counts()["pending"]
+        day = datetime_of(progress.clock)
+        elapsed = (progress.clock - self._run.pipeline.starts[0]) / DAY
+        return (
+            f"{day:%Y-%m-%d %H:%M} (day {elapsed:.0f}) · {progress.offered:,} events · {rate:,.0f} events/s · "
+            f"{waiting:,} answers wait for their outcome · AUC so far {auc:.3f}"
+        )
+
+    def _show(self, sentence: str, *, now: bool = False) -> None:
+        if self._status is not None:
+            self._status.update(sentence)  # type: ignore[attr-defined]
+        elif now or time.monotonic() - self._last_plain >= _PLAIN_EVERY:
+            self._last_plain = time.monotonic()
+            sys.stderr.write(sentence + "\n")

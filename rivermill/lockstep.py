@@ -1,0 +1,104 @@
+"""One process, every record through every fold before the next one is stamped.
+
+A source event is taken in, then each runner applies it in order (features, answers, join, learner), then each applies
+what followed from it, and only then the next event enters. The journal commits once per group of events and the folds
+after it, so a checkpoint trails the journal. After a crash the tail is read back and applied again: what it emits is
+there already, and the journal drops it by the sink's mark.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from journal.intake import Accepted, Intake, Taken
+from journal.log import Journal
+from journal.record import Cause, Record
+from journal.runner import Runner
+
+EVENTS_PER_GROUP = 4_000
+_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come: lines offered so far, and the journal's clock in microseconds."""
+
+    offered: int
+    clock: int
+
+
+class Lockstep:
+    """The whole loop over one journal."""
+
+    def __init__(self, journal: Journal, intake: Intake, runners: Sequence[Runner]) -> None:
+        """Wire the loop; ``runners`` in the order in which each record visits them."""
+        self.journal = journal
+        self._intake = intake
+        self.runners = runners
+
+    def catch_up(self) -> int:
+        """Apply what the journal holds and the folds have not committed; return how many records that was."""
+        applied = 0
+        after = min(runner.offset for runner in self.runners)
+        with self.journal.group():
+            while page := self.journal.read(0, after, _PAGE):
+                for record in page:
+                    for runner in self.runners:
+                        runner.step(record)
+                after = page[-1].offset
+                applied += len(page)
+        self.commit_folds()
+        return applied
+
+    def offer(self, raw: bytes, *, sink: str = "", cause: Cause | None = None) -> Taken:
+        """Take one event in and let everything follow from it. Durable when the surrounding group ends."""
+        taken = self._intake.take(raw, sink=sink, cause=cause)
+        if isinstance(taken, Accepted):
+            self.run_through(taken.record)
+        return taken
+
+    def run_through(self, record: Record) -> None:
+        """One record and all that follows from it, through every fold."""
+        queue = deque((record,))
+        while queue:
+            current = queue.popleft()
+            for runner in self.runners:
+                queue.extend(runner.step(current))
+
+    def play(
+        self,
+        events: Iterable[bytes],
+        sink: str,
+        *,
+        group: int = EVENTS_PER_GROUP,
+        progress: Callable[[Progress], None] = lambda _: None,
+        notice: Callable[[int, Taken], None] = lambda _, __: None,
+    ) -> int:
+        """Offer every event that this sink has not offered before; return how many lines the input had.
+
+        Args:
+            events: One JSON CloudEvent each. The same input again goes on where the last run stopped.
+            sink: Names the input: its lines are its offsets.
+            group: Events per commit. It changes nothing but speed.
+            progress: Called after each commit.
+            notice: Called with the line's number (from 0) and its fate, if that is anything but `Accepted`.
+        """
+        mark = self.journal.mark(sink)
+        line = mark.offset + 1 if mark else 0
+        remaining = islice(events, line, None)
+        while batch := list(islice(remaining, group)):
+            with self.journal.group():
+                for raw in batch:
+                    taken = self.offer(raw, sink=sink, cause=Cause(0, line, 0))
+                    if not isinstance(taken, Accepted):
+                        notice(line, taken)
+                    line += 1
+            self.commit_folds()
+            progress(Progress(line, self.journal.clock))
+        return line
+
+    def commit_folds(self) -> None:
+        """Checkpoint every fold at what the journal has committed."""
+        for runner in self.runners:
+            runner.commit()

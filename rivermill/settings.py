@@ -1,0 +1,85 @@
+"""Where a pipeline's state lives, and the few settings that come from the environment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from journal.errors import NotWritable
+
+HOME_VARIABLE = "RIVERMILL_HOME"
+PIPELINES_VARIABLE = "RIVERMILL_PIPELINES"
+DEFAULT_HOME = ".rivermill"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folders of one pipeline under the home."""
+
+    root: Path
+    pipeline: str
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this pipeline."""
+        return self.root / self.pipeline
+
+    @property
+    def journal(self) -> Path:
+        """The journal's segments."""
+        return self.folder / "journal"
+
+    @property
+    def keys(self) -> Path:
+        """Keys: outside the journal, so that a backup of it carries none."""
+        return self.folder / "keys"
+
+    @property
+    def blobs(self) -> Path:
+        """Checkpoints and snapshots, by content."""
+        return self.folder / "blobs"
+
+    @property
+    def history(self) -> Path:
+        """View history in Delta."""
+        return self.folder / "history"
+
+    @property
+    def datasets(self) -> Path:
+        """Dataset versions."""
+        return self.folder / "datasets"
+
+    @property
+    def feast(self) -> Path:
+        """The Feast registry."""
+        return self.folder / "feast"
+
+    def fold(self, name: str) -> Path:
+        """A fold's file."""
+        return self.folder / "folds" / f"{name}.sqlite"
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            NotWritable: The home cannot be written.
+        """
+        try:
+            for folder in (self.keys, self.blobs, self.history, self.datasets, self.feast, self.fold("x").parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.keys.chmod(0o700)
+            probe = self.folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise NotWritable(
+                which=f"{self.folder} ({error.strerror})", fix=f"Check its owner and mode, or set {HOME_VARIABLE}"
+            ) from error
+
+    @property
+    def exists(self) -> bool:
+        """Whether this pipeline has ever run here."""
+        return self.journal.is_dir()
+
+
+def configs_folder() -> Path:
+    """The pipelines that come with Rivermill."""
+    return Path(__file__).parent.parent / "configs"

@@ -1,0 +1,123 @@
+"""What is undocumented fails: verbs, options, settings, record kinds, errors; and what must not be in any file."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from features import reader  # noqa: F401 - defines an error
+from journal.errors import RivermillError
+from journal.record import Kind
+from rivermill import inspection  # noqa: F401 - defines an error
+from rivermill.cli import rivermill
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("journal", "features", "registry", "training", "serving", "rivermill")
+
+
+def doc(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+def verbs(command: click.Command, name: str) -> list[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        return [pair for sub, each in sorted(command.commands.items()) for pair in verbs(each, f"{name} {sub}")]
+    return [(name, command)]
+
+
+@pytest.mark.parametrize(("name", "command"), verbs(rivermill, "rivermill"))
+def test_every_verb_and_option_is_in_the_docs(name: str, command: click.Command) -> None:
+    line = next((line for line in doc("cli.md").splitlines() if f"`{name}`" in line), None)
+    assert line is not None, f"{name} is not in docs/cli.md"
+    for option in (option for option in command.params if isinstance(option, click.Option)):
+        assert option.name == "as_json" or any(f"`{spelling}`" in line for spelling in option.opts), option.opts
+
+
+def test_every_verb_prints_json_and_has_help() -> None:
+    for name, command in verbs(rivermill, "rivermill"):
+        assert command.help, name
+        assert "as_json" in {option.name for option in command.params}, name
+
+
+def test_every_setting_of_the_environment_is_in_the_docs() -> None:
+    variables = [
+        str(option.envvar) for option in rivermill.params if isinstance(option, click.Option) and option.envvar
+    ]
+    assert variables == ["RIVERMILL_HOME", "RIVERMILL_PIPELINES"]
+    assert all(f"`{variable}`" in doc("cli.md") for variable in variables)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_record_kind_is_in_the_docs(kind: Kind) -> None:
+    assert f"| `{kind.value}` |" in doc("records.md")
+
+
+def errors(kind: type[RivermillError]) -> list[type[RivermillError]]:
+    return [each for sub in kind.__subclasses__() for each in (sub, *errors(sub))]
+
+
+@pytest.mark.parametrize("error", errors(RivermillError))
+def test_every_error_has_its_exit_code_in_the_docs(error: type[RivermillError]) -> None:
+    line = next(line for line in doc("cli.md").splitlines() if line.startswith(f"| {error.exit_code} |"))
+    assert f"`{error.__name__}`" in line
+    assert (error.__doc__ or "").strip().endswith(".")
+
+
+def test_every_setting_of_a_pipeline_is_in_the_docs() -> None:
+    source = (ROOT / "rivermill" / "pipeline.py").read_text()
+    names = set(re.findall(r'\.(?:text|texts|number|whole|span|moment|section)\("(\w+)"', source))
+    written = set(re.findall(r"[\w.]+", " ".join(re.findall(r"`([^`]*)`", doc("pipeline.md")))))
+    words = {word for dotted in written for word in dotted.split(".")}
+    assert names - words == set()
+
+
+def test_help_does_not_pay_for_the_giants() -> None:
+    code = "import sys, rivermill.cli; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert loaded.isdisjoint({"feast", "river", "pandas", "duckdb", "deltalake", "pyarrow", "pandera", "rich"})
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.splitlines() if (ROOT / name).exists()]
+
+
+def test_no_file_names_a_package_source_or_a_machine() -> None:
+    forbidden = re.compile(
+        "|".join(["pypi" + r"\.org", "pythonhosted" + r"\.org", r"--index" + "-url", r"/(?:work|root)" + "/"])
+    )
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked()
+        if path.suffix not in {".png", ".parquet"} and path.name != "LICENSE"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if forbidden.search(line)
+    ]
+    assert found == []
+
+
+def test_broad_excepts_stay_rare() -> None:
+    broad = []
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler) and (
+                node.type is None
+                or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"})
+            ):
+                broad.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert len(broad) < 10, broad
+
+
+def test_only_wiring_names_adapters() -> None:
+    adapters = {"SqliteJournal", "MemoryJournal", "DirectoryBlobs", "OnlineTable"}
+    homes = {"sqlite_log.py", "memory_log.py", "blobs.py", "online_table.py", "wiring.py", "doctor.py"}
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        if path.name not in homes:
+            names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+            assert names.isdisjoint(adapters), path

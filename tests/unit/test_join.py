@@ -1,0 +1,300 @@
+"""The join, rule by rule."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from journal.body import Example, Expired, Prediction, decode, encode
+from journal.checkpoint import FoldFile
+from journal.clock import HOUR, MINUTE
+from journal.record import Draft, Kind, Record, canonical_json
+from training.join import JoinFold, Joins, LabelRule, Pending, join
+
+WAIT = HOUR
+
+
+class Tape:
+    """Hands records to a fold at the minutes that a test names."""
+
+    def __init__(self, joins: Joins = "first", at_least: float | None = 15.0) -> None:
+        self.fold = JoinFold(
+            LabelRule(stream="arrivals", key="flight", outcome="delay", wait=WAIT, at_least=at_least, joins=joins)
+        )
+        self.offset = -1
+
+    def record(self, kind: Kind, stream: str, minute: float, body: bytes) -> list[tuple[str, ...]]:
+        self.offset += 1
+        at = int(minute * MINUTE)
+        record = Record(
+            kind=kind, stream=stream, id=f"r{self.offset}", body=body, partition=0, offset=self.offset, at=at
+        )
+        return [said(draft) for draft in self.fold.apply(record)]
+
+    def ask(self, minute: float, key: str = "UA1") -> list[tuple[str, ...]]:
+        return self.record(Kind.PREDICTION, "predictions", minute, prediction(key))
+
+    def label(self, minute: float, delay: Any = 20.0, key: str | None = "UA1") -> list[tuple[str, ...]]:
+        return self.record(Kind.SOURCE, "arrivals", minute, canonical_json({"flight": key, "delay": delay}))
+
+    def other(self, minute: float) -> list[tuple[str, ...]]:
+        return self.record(Kind.SOURCE, "weather", minute, b"{}")
+
+    def counted(self) -> dict[str, int]:
+        """Everything that is not zero."""
+        return {name: count for name, count in self.fold.counts().items() if count}
+
+
+def prediction(key: str) -> bytes:
+    return encode(
+        Prediction(
+            key=key,
+            question=0,
+            service="s@1",
+            values=[1.0, None, "UA"],
+            stamps=[(1, 2), None],
+            score=0.5,
+            line="online",
+            model="",
+            snapshot=-1,
+            control=0,
+            degraded=True,
+            build="b",
+        )
+    )
+
+
+def said(draft: Draft) -> tuple[str, ...]:
+    assert draft.stream == "examples"
+    assert draft.cause is None
+    if draft.kind is Kind.EXAMPLE:
+        example = decode(draft.body, Example)
+        assert draft.id == f"ex-r{example.prediction}"
+        return ("example", f"{example.key} {example.prediction} by {example.label}", str(example.outcome))
+    assert draft.kind is Kind.EXPIRED
+    expired = decode(draft.body, Expired)
+    assert draft.id == f"end-r{expired.prediction}"
+    return ("expired", f"{expired.key} {expired.prediction}", expired.reason)
+
+
+def test_a_label_joins_the_prediction_of_its_key() -> None:
+    tape = Tape()
+    assert tape.ask(0) == []
+    assert tape.ask(1, "UA2") == []
+    assert tape.label(30) == [("example", "UA1 0 by 2", "True")]
+    assert tape.label(31, 14.9, "UA2") == [("example", "UA2 1 by 3", "False")]
+    assert tape.counted() == {"predictions": 2, "joined": 2}
+
+
+@pytest.mark.parametrize(("delay", "outcome"), [(15.0, "True"), (15, "True"), (14.999, "False"), (-3, "False")])
+def test_the_threshold_itself_is_true(delay: float, outcome: str) -> None:
+    tape = Tape()
+    tape.ask(0)
+    assert tape.label(1, delay) == [("example", "UA1 0 by 1", outcome)]
+
+
+def test_a_boolean_outcome_needs_no_threshold() -> None:
+    for value in (True, False):
+        tape = Tape(at_least=None)
+        tape.ask(0)
+        assert tape.label(1, value) == [("example", "UA1 0 by 1", str(value))]
+
+
+@pytest.mark.parametrize(("delay", "key"), [(None, "UA1"), (20.0, None)])
+def test_a_label_without_outcome_or_key_decides_nothing(delay: float | None, key: str | None) -> None:
+    tape = Tape()
+    tape.ask(0)
+    assert tape.label(1, delay, key) == []
+    assert tape.counted() == {"predictions": 1, "pending": 1, "undecided": 1}
+
+
+def test_whole_number_keys_match_their_text() -> None:
+    tape = Tape()
+    tape.ask(0, "17")
+    assert tape.record(Kind.SOURCE, "arrivals", 1, b'{"flight": 17, "delay": 0}') == [("example", "17 0 by 1", "False")]
+
+
+def joined(prediction: int) -> tuple[str, ...]:
+    return ("example", f"UA1 {prediction} by 3", "True")
+
+
+def passed_over(prediction: int) -> tuple[str, ...]:
+    return ("expired", f"UA1 {prediction}", "not_chosen")
+
+
+@pytest.mark.parametrize(
+    ("joins", "ends"),
+    [
+        ("first", [joined(0), passed_over(1), passed_over(2)]),
+        ("last", [joined(2), passed_over(0), passed_over(1)]),
+        ("all", [joined(0), joined(1), joined(2)]),
+    ],
+)
+def test_which_of_several_predictions_a_label_joins(joins: Joins, ends: list[tuple[str, ...]]) -> None:
+    tape = Tape(joins)
+    for minute in range(3):
+        tape.ask(minute)
+    assert tape.label(10) == ends
+    counts = tape.fold.counts()
+    assert counts["predictions"] == 3 == counts["joined"] + counts["expired"]
+
+
+def test_the_choice_is_pure() -> None:
+    waiting = [Pending(n, n + 10, "k", f"p{n}") for n in range(3)]
+    for joins in ("first", "last", "all"):
+        chosen, rest = join(waiting, joins)
+        assert sorted([*chosen, *rest]) == waiting
+
+
+def test_a_prediction_expires_with_the_first_record_at_or_after_its_wait_and_not_before() -> None:
+    tape = Tape()
+    tape.ask(0)
+    assert tape.other(60 - 1 / MINUTE) == []
+    assert tape.other(60) == [("expired", "UA1 0", "no_label")]
+    assert tape.counted() == {"predictions": 1, "no_label": 1, "expired": 1}
+
+
+def test_expiry_comes_before_the_records_own_effect() -> None:
+    tape = Tape()
+    tape.ask(0)
+    assert tape.label(60) == [("expired", "UA1 0", "no_label")]
+    assert tape.counted() == {"predictions": 1, "no_label": 1, "expired": 1, "late": 1}
+
+
+def test_expiries_and_the_join_of_one_record_come_in_that_order() -> None:
+    tape = Tape()
+    tape.ask(0, "UA1")
+    tape.ask(1, "UA2")
+    tape.ask(30, "UA3")
+    assert tape.label(61, key="UA3") == [
+        ("expired", "UA1 0", "no_label"),
+        ("expired", "UA2 1", "no_label"),
+        ("example", "UA3 2 by 3", "True"),
+    ]
+
+
+def test_a_second_label_is_repeated_and_contradicts_only_when_it_says_something_else() -> None:
+    tape = Tape()
+    tape.ask(0)
+    tape.label(1, 20.0)
+    assert tape.label(2, 30.0) == []
+    assert tape.counted() == {"predictions": 1, "joined": 1, "repeated": 1}
+    tape.label(3, 0.0)
+    assert tape.counted() == {"predictions": 1, "joined": 1, "repeated": 2, "contradictory": 1}
+
+
+def test_a_label_that_comes_first_or_for_nobody_is_unmatched() -> None:
+    tape = Tape()
+    tape.label(0)
+    tape.ask(1)
+    tape.label(2, key="UA9")
+    assert tape.counted() == {"predictions": 1, "pending": 1, "unmatched": 2}
+
+
+def test_a_closed_key_is_remembered_for_another_wait() -> None:
+    tape = Tape()
+    tape.ask(0)
+    tape.label(10)
+    tape.label(70 - 1 / MINUTE)
+    tape.label(70)
+    tape.ask(100, "UA2")
+    tape.other(160)
+    tape.label(220 - 1 / MINUTE, key="UA2")
+    tape.label(220, key="UA2")
+    assert tape.counted() == {
+        "predictions": 2, "joined": 1, "no_label": 1, "expired": 1, "repeated": 1, "late": 1, "unmatched": 2
+    }  # fmt: skip
+
+
+def test_a_key_that_closes_again_is_remembered_from_then_on() -> None:
+    tape = Tape()
+    tape.ask(0)
+    tape.ask(30)
+    tape.other(60)
+    tape.other(90)
+    tape.label(149)
+    assert tape.counted()["late"] == 1
+    again = Tape()
+    again.ask(0)
+    again.label(1)
+    again.ask(2)
+    again.other(62)
+    again.label(121, 0.0)
+    assert again.counted() == {
+        "predictions": 2, "joined": 1, "no_label": 1, "expired": 1, "unmatched": 1
+    }  # fmt: skip
+
+
+def test_a_key_may_be_asked_and_answered_again() -> None:
+    tape = Tape()
+    tape.ask(0)
+    tape.label(1)
+    tape.ask(2)
+    assert tape.label(3, 0.0) == [("example", "UA1 2 by 3", "False")]
+    assert tape.counted() == {"predictions": 2, "joined": 2}
+
+
+def test_records_of_other_kinds_only_move_time() -> None:
+    tape = Tape()
+    tape.ask(0)
+    for kind in (Kind.EXAMPLE, Kind.SNAPSHOT, Kind.DECISION, Kind.QUARANTINE):
+        assert tape.record(kind, "arrivals", 1, b"{}") == []
+    assert tape.record(Kind.EXAMPLE, "examples", 60, b"{}") == [("expired", "UA1 0", "no_label")]
+
+
+def rows(file: FoldFile) -> dict[str, int]:
+    return {space: len(list(file.scan(space))) for space in ("pending", "closed")}
+
+
+def test_a_save_writes_what_changed_and_a_load_restores_it(tmp_path: Path) -> None:
+    file = FoldFile(tmp_path / "join.sqlite")
+    tape = Tape()
+    for n in range(4):
+        tape.ask(n, f"UA{n}")
+    with file.transaction():
+        tape.fold.save(file)
+    assert rows(file) == {"pending": 4, "closed": 0}
+    tape.label(4, key="UA1")
+    file.put("pending", [((0).to_bytes(8), b"not touched by the next save")])
+    with file.transaction():
+        tape.fold.save(file)
+    assert rows(file) == {"pending": 3, "closed": 1}
+    assert file.get("pending", (0).to_bytes(8)) == b"not touched by the next save"
+    file.close()
+
+
+def test_a_restart_between_any_two_records_changes_nothing(tmp_path: Path) -> None:
+    file = FoldFile(tmp_path / "join.sqlite")
+    straight, restarted = Tape("last"), Tape("last")
+
+    def both(step: Any) -> None:
+        assert step(straight) == step(restarted)
+        with file.transaction():
+            restarted.fold.save(file)
+        restarted.fold = JoinFold(restarted.fold.rule)
+        restarted.fold.load(file)
+        assert restarted.fold.digest() == straight.fold.digest()
+        assert restarted.fold.counts() == straight.fold.counts()
+
+    rng, minute = random.Random(5), 0
+    for _ in range(120):
+        minute += rng.randrange(1, 20)
+        moment, key, delay = minute, f"UA{rng.randrange(8)}", rng.choice((0.0, 20.0))
+        both(lambda tape, m=moment, k=key: tape.ask(m, k))
+        key = f"UA{rng.randrange(8)}"
+        both(lambda tape, m=moment, k=key, d=delay: tape.label(m + 0.5, d, k))
+    counts = straight.fold.counts()
+    assert min(counts[name] for name in ("joined", "late", "repeated", "unmatched", "no_label", "not_chosen")) > 0
+    file.close()
+
+
+def test_a_digest_tells_states_apart() -> None:
+    one, two, three = Tape(), Tape(), Tape()
+    one.ask(0)
+    two.ask(0, "UA2")
+    three.ask(0)
+    assert one.fold.digest() == three.fold.digest() != two.fold.digest()
+    one.label(1)
+    three.label(1, 0.0)
+    assert one.fold.digest() != three.fold.digest()

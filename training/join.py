@@ -1,0 +1,261 @@
+"""Predictions meet their labels. Each recorded prediction ends exactly once: joined, or expired with a reason.
+
+The rules:
+
+- Time is the records' ``at``. A prediction expires with the first record, of whatever kind, that is known at or after
+  its own ``at`` plus the wait; what that record itself does comes after.
+- A label joins pending predictions of its key: the first, the last or all of them. Those it does not choose end as
+  ``not_chosen``; those that no label reached in time end as ``no_label``.
+- A closed key is remembered for another wait. A label that finds it joined is repeated (and contradictory, if it says
+  something else), one that finds it expired is late, one that finds nothing is unmatched. A label without a key or an
+  outcome is undecided. None of them changes anything.
+- Predictions = joined + expired + pending, after every record.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from journal.body import Example, Expired, encode
+from journal.checkpoint import FoldFile
+from journal.record import Draft, Kind, Record
+
+Joins = Literal["first", "last", "all"]
+
+_COUNTERS = (
+    "predictions",
+    "joined",
+    "no_label",
+    "not_chosen",
+    "late",
+    "repeated",
+    "contradictory",
+    "unmatched",
+    "undecided",
+)
+_OFFSET_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRule:
+    """How a pipeline's outcomes are read.
+
+    Attributes:
+        stream: The source stream that carries them.
+        key: The field that says which predictions the outcome belongs to.
+        outcome: The field that decides.
+        at_least: The outcome is true from this number on; None when the field is a boolean itself.
+        wait: How long a prediction waits, in microseconds of journal time.
+        joins: Which of several pending predictions of a key the label joins.
+    """
+
+    stream: str
+    key: str
+    outcome: str
+    wait: int
+    at_least: float | None = None
+    joins: Joins = "first"
+
+    def decide(self, value: Any) -> bool:
+        """The outcome that a field's value means."""
+        return bool(value) if self.at_least is None else value >= self.at_least
+
+
+class Pending(NamedTuple):
+    """A prediction that waits: the offset and id of its record, its key, and when it expires."""
+
+    offset: int
+    expires: int
+    key: str
+    id: str
+
+
+class Closed(NamedTuple):
+    """A key that no longer waits: until when it is remembered, and its outcome (None: it expired without one)."""
+
+    until: int
+    outcome: bool | None
+
+
+def join(waiting: Sequence[Pending], joins: Joins) -> tuple[Sequence[Pending], Sequence[Pending]]:
+    """Split the pending predictions of one key, oldest first, into (those a label joins, those it does not choose)."""
+    match joins:
+        case "all":
+            return waiting, ()
+        case "first":
+            return waiting[:1], waiting[1:]
+        case "last":
+            return waiting[-1:], waiting[:-1]
+
+
+class _Question(msgspec.Struct):
+    """The one field of a prediction that the join reads."""
+
+    key: str
+
+
+_read_question = msgspec.json.Decoder(_Question).decode
+_pack = msgspec.msgpack.Encoder(order="deterministic").encode
+_unpack_pending = msgspec.msgpack.Decoder(Pending).decode
+_unpack_closed = msgspec.msgpack.Decoder(Closed).decode
+_unpack_counts = msgspec.msgpack.Decoder(dict[str, int]).decode
+
+
+class JoinFold:
+    """The fold that joins. Its state is what still waits, the closed keys and the counters."""
+
+    name = "join"
+    version = 1
+    resume_offset: int | None = None
+
+    def __init__(self, rule: LabelRule) -> None:
+        self.rule = rule
+        self._counts = dict.fromkeys(_COUNTERS, 0)
+        self._pending: dict[int, Pending] = {}
+        self._by_key: dict[str, list[Pending]] = {}
+        self._closed: dict[str, Closed] = {}
+        # Both queues may name what has ended since; it is passed over when its turn comes.
+        self._expiring: deque[Pending] = deque()
+        self._forgetting: deque[tuple[int, str]] = deque()
+        self._touched_offsets: set[int] = set()
+        self._touched_keys: set[str] = set()
+        self._effects: dict[Kind, Callable[[Record], Sequence[Draft]]] = {
+            Kind.PREDICTION: self._wait,
+            Kind.SOURCE: self._label,
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Every counter; ``expired`` sums the two reasons, and ``pending`` is how many wait now."""
+        counts = self._counts
+        return {**counts, "expired": counts["no_label"] + counts["not_chosen"], "pending": len(self._pending)}
+
+    def apply(self, record: Record) -> Sequence[Draft]:
+        """See `journal.fold.Fold.apply`."""
+        at = record.at
+        if self._forgetting and self._forgetting[0][0] <= at:
+            self._forget(at)
+        ended = self._expire(at) if self._expiring and self._expiring[0].expires <= at else None
+        effect = self._effects.get(record.kind)
+        if effect is None:
+            return ended or ()
+        drafts = effect(record)
+        return [*ended, *drafts] if ended else drafts
+
+    def _expire(self, at: int) -> list[Draft]:
+        ended = []
+        while self._expiring and self._expiring[0].expires <= at:
+            prediction = self._expiring.popleft()
+            if prediction.offset not in self._pending:
+                continue
+            waiting = self._by_key[prediction.key]
+            waiting.remove(prediction)
+            if not waiting:
+                del self._by_key[prediction.key]
+            ended.append(self._end(prediction, "no_label"))
+            closed = self._closed.get(prediction.key)
+            self._close(prediction.key, at, closed.outcome if closed else None)
+        return ended
+
+    def _forget(self, at: int) -> None:
+        while self._forgetting and self._forgetting[0][0] <= at:
+            until, key = self._forgetting.popleft()
+            closed = self._closed.get(key)
+            if closed is not None and closed.until == until:
+                del self._closed[key]
+                self._touched_keys.add(key)
+
+    def _wait(self, record: Record) -> Sequence[Draft]:
+        offset = record.offset
+        key = _read_question(record.body).key
+        prediction = Pending(offset, record.at + self.rule.wait, key, record.id)
+        self._pending[offset] = prediction
+        self._touched_offsets.add(offset)
+        self._expiring.append(prediction)
+        self._by_key.setdefault(key, []).append(prediction)
+        self._counts["predictions"] += 1
+        return ()
+
+    def _label(self, record: Record) -> Sequence[Draft]:
+        rule = self.rule
+        if record.stream != rule.stream:
+            return ()
+        data = record.data
+        value, named = data.get(rule.outcome), data.get(rule.key)
+        if value is None or named is None:
+            self._counts["undecided"] += 1
+            return ()
+        key, outcome = str(named), rule.decide(value)
+        waiting = self._by_key.pop(key, None)
+        if waiting is None:
+            self._count_stray(key, outcome)
+            return ()
+        self._close(key, record.at, outcome)
+        chosen, passed_over = join(waiting, rule.joins)
+        drafts = [self._example(prediction, record.offset, outcome) for prediction in chosen]
+        drafts.extend(self._end(prediction, "not_chosen") for prediction in passed_over)
+        return drafts
+
+    def _count_stray(self, key: str, outcome: bool) -> None:
+        closed = self._closed.get(key)
+        if closed is None:
+            self._counts["unmatched"] += 1
+        elif closed.outcome is None:
+            self._counts["late"] += 1
+        else:
+            self._counts["repeated"] += 1
+            self._counts["contradictory"] += closed.outcome is not outcome
+
+    def _close(self, key: str, at: int, outcome: bool | None) -> None:
+        until = at + self.rule.wait
+        self._closed[key] = Closed(until, outcome)
+        self._forgetting.append((until, key))
+        self._touched_keys.add(key)
+
+    def _example(self, prediction: Pending, label: int, outcome: bool) -> Draft:
+        self._leave(prediction, "joined")
+        body = Example(key=prediction.key, prediction=prediction.offset, label=label, outcome=outcome)
+        return Draft(kind=Kind.EXAMPLE, stream="examples", id=f"ex-{prediction.id}", body=encode(body))
+
+    def _end(self, prediction: Pending, reason: str) -> Draft:
+        self._leave(prediction, reason)
+        body = Expired(key=prediction.key, prediction=prediction.offset, reason=reason)
+        return Draft(kind=Kind.EXPIRED, stream="examples", id=f"end-{prediction.id}", body=encode(body))
+
+    def _leave(self, prediction: Pending, counter: str) -> None:
+        del self._pending[prediction.offset]
+        self._touched_offsets.add(prediction.offset)
+        self._counts[counter] += 1
+
+    def load(self, file: FoldFile) -> None:
+        """See `journal.fold.Fold.load`."""
+        for _, value in file.scan("pending"):
+            prediction = _unpack_pending(value)
+            self._pending[prediction.offset] = prediction
+            self._expiring.append(prediction)
+            self._by_key.setdefault(prediction.key, []).append(prediction)
+        self._closed = {key.decode(): _unpack_closed(value) for key, value in file.scan("closed")}
+        self._forgetting.extend(sorted((closed.until, key) for key, closed in self._closed.items()))
+        counts = file.get("fold", b"counts")
+        if counts is not None:
+            self._counts = _unpack_counts(counts)
+
+    def save(self, file: FoldFile) -> None:
+        """See `journal.fold.Fold.save`. Writes what was touched since the last save and nothing else."""
+        offsets, keys = sorted(self._touched_offsets), sorted(self._touched_keys)
+        pending, closed = self._pending, self._closed
+        file.put("pending", ((o.to_bytes(_OFFSET_BYTES), _pack(pending[o])) for o in offsets if o in pending))
+        file.delete("pending", (o.to_bytes(_OFFSET_BYTES) for o in offsets if o not in pending))
+        file.put("closed", ((key.encode(), _pack(closed[key])) for key in keys if key in closed))
+        file.delete("closed", (key.encode() for key in keys if key not in closed))
+        file.put("fold", [(b"counts", _pack(self._counts))])
+        self._touched_offsets.clear()
+        self._touched_keys.clear()
+
+    def digest(self) -> str:
+        """See `journal.fold.Fold.digest`."""
+        state = [sorted(self._pending.values()), sorted(self._closed.items()), self._counts]
+        return hashlib.sha256(_pack(state)).hexdigest()

@@ -1,0 +1,78 @@
+"""Where a learner's state is kept: one blob, and a row in the fold's file that names, places and signs it."""
+
+from typing import Any
+
+import msgspec
+
+from journal.blobs import Blobs
+from journal.checkpoint import FoldFile
+from registry.signing import Signer
+
+_SPACE = "learner"
+_KEY = b"state"
+
+
+class LearnerState(msgspec.Struct, array_like=True, kw_only=True):
+    """Everything a learner derives.
+
+    Attributes:
+        service: The feature service it learns from; empty before the first definition.
+        columns: The service's columns.
+        model: The flavor's dump.
+        pending: (prediction's offset, its ``at``, score) of every question that waits for its outcome.
+        recent: (score, outcome) of the latest examples: what the guard will judge.
+        figures: The running figures.
+        counts: The counters.
+        scores: How many score rows there are, those in the file included.
+        last_scores: The rows that fill no chunk yet.
+    """
+
+    service: str
+    columns: list[str]
+    model: bytes
+    pending: list[tuple[int, int, float]]
+    recent: list[tuple[float, bool]]
+    figures: list[Any]
+    counts: dict[str, int]
+    scores: int
+    last_scores: bytes
+
+
+class _Row(msgspec.Struct, array_like=True):
+    offset: int
+    address: str
+    signature: str
+
+
+_pack = msgspec.msgpack.Encoder(order="deterministic").encode
+_unpack_state = msgspec.msgpack.Decoder(LearnerState).decode
+_unpack_row = msgspec.msgpack.Decoder(_Row).decode
+
+
+class StateStore:
+    """Writes and reads the states of one line."""
+
+    def __init__(self, blobs: Blobs, signer: Signer, line: str, family: str) -> None:
+        self._blobs = blobs
+        self._signer = signer
+        self._owner = ("learner's state", line, family)
+
+    def write(self, file: FoldFile, offset: int, state: LearnerState) -> None:
+        """Store a state that stands at an offset of the journal; its row joins the file's open transaction."""
+        address = self._blobs.put(_pack(state))
+        signature = self._signer.sign(*self._owner, str(offset), address)
+        file.put(_SPACE, [(_KEY, _pack(_Row(offset, address, signature)))])
+
+    def read(self, file: FoldFile) -> tuple[int, LearnerState] | None:
+        """The last state with its offset; None before the first.
+
+        Raises:
+            Untrusted: The row was not signed here, or for another line, family, place or blob.
+            Corrupt: The blob's bytes do not match its address.
+        """
+        stored = file.get(_SPACE, _KEY)
+        if stored is None:
+            return None
+        row = _unpack_row(stored)
+        self._signer.verify(row.signature, *self._owner, str(row.offset), row.address)
+        return row.offset, _unpack_state(self._blobs.get(row.address))
