@@ -21,7 +21,7 @@ from datetime import datetime
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from sys import intern
-from time import perf_counter
+from time import perf_counter, process_time
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -311,6 +311,7 @@ class Run(NamedTuple):
     probabilities: list[float]
     outcomes: list[bool]
     seconds: float
+    cpu_seconds: float
     predicting: float
     learning: float
 
@@ -322,7 +323,7 @@ def run(events: list[Event], model: Any) -> Run:
     waiting: deque[tuple[int, str]] = deque()
     asked, probabilities, outcomes = [], [], []
     predicting = learning = 0.0
-    began = perf_counter()
+    began, cpu_began = perf_counter(), process_time()
     for event in events:
         if event.stream == "schedule":
             x = windows.features(event)
@@ -344,7 +345,8 @@ def run(events: list[Event], model: Any) -> Run:
             mark = perf_counter()
             model.learn_one(x, late)
             learning += perf_counter() - mark
-    return Run(asked, probabilities, outcomes, perf_counter() - began, predicting, learning)
+    seconds, cpu_seconds = perf_counter() - began, process_time() - cpu_began
+    return Run(asked, probabilities, outcomes, seconds, cpu_seconds, predicting, learning)
 
 
 def parsed(lines: Iterator[bytes]) -> list[Event]:
@@ -398,6 +400,7 @@ def report(events: list[Event], done: Run, start: int) -> dict[str, float]:
         "auc": auc(scores, outcomes) if both else float("nan"),
         "log_loss": log_loss(scores, outcomes) if both else float("nan"),
         "seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
         "seconds_windows": done.seconds - done.predicting - done.learning,
         "seconds_predict": done.predicting,
         "seconds_learn": done.learning,

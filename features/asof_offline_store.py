@@ -24,9 +24,12 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features.asof_join import AsofView, Limits, asof_join
 from features.history import open_dataset
-from features.outbox import DELETED
+from features.outbox import DELETED, EVENT, KNOWN
 from journal.clock import MICROSECOND, micros_of
 from journal.errors import Refused, UnknownName
+
+_OURS = (EVENT, KNOWN, DELETED)
+"""A source with these columns is read as history: it obeys the laws of its rows, and its deletes are no values."""
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -92,7 +95,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
     supports_filter_by_created_timestamp = True
 
     @staticmethod
-    def get_historical_features(  # noqa: PLR0917
+    def get_historical_features(
         config: RepoConfig,
         feature_views: list[FeatureView],
         feature_refs: list[str],
@@ -122,7 +125,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         )
 
     @staticmethod
-    def pull_latest_from_table_or_query(  # noqa: PLR0917
+    def pull_latest_from_table_or_query(
         config: RepoConfig,
         data_source: DataSource,
         join_key_columns: list[str],
@@ -132,7 +135,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """Of each key in a range of event time, the row with the largest stamps; deletes are left out."""
+        """Of each key in a range of event time, the row with the largest stamps, unless it is a delete."""
         columns = _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         stamps = [name for name in (timestamp_field, created_timestamp_column) if name]
 
@@ -143,7 +146,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         return AsofRetrievalJob(compute)
 
     @staticmethod
-    def pull_all_from_table_or_query(  # noqa: PLR0917
+    def pull_all_from_table_or_query(
         config: RepoConfig,
         data_source: DataSource,
         join_key_columns: list[str],
@@ -153,7 +156,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row in a range of event time; deletes are left out."""
+        """Every row in a range of event time, without deletes and what they ended."""
         columns = _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
 
         def compute() -> pa.Table:
@@ -197,7 +200,7 @@ def _asof_view(config: RepoConfig, view: FeatureView, feature_refs: list[str], f
     prefix = f"{name}__" if full_feature_names else ""
     keys = _real(column.name for column in view.entity_columns)
     rows = open_source(config, source)
-    ours = DELETED in rows.schema.names and (Path(config.offline_store.history) / source.path / "_delta_log").is_dir()
+    ours = _is_history(rows.schema)
     return AsofView(
         name=name,
         rows=rows,
@@ -212,8 +215,12 @@ def _asof_view(config: RepoConfig, view: FeatureView, feature_refs: list[str], f
     )
 
 
+def _is_history(schema: pa.Schema) -> bool:
+    return set(_OURS) <= set(schema.names)
+
+
 def _real(keys: Iterable[str]) -> list[str]:
-    """Feast gives a view without entities a stand-in key that no row holds."""
+    """The keys without the stand-in that Feast gives to a view without entities, and that no row holds."""
     return [key for key in keys if key != DUMMY_ENTITY_ID]
 
 
@@ -234,8 +241,8 @@ def _in_range(
         wanted = wanted & (ds.field(event) >= pa.scalar(_micros(start), kind))
     if end is not None:
         wanted = wanted & (ds.field(event) <= pa.scalar(_micros(end), kind))
-    deletes = [DELETED] if DELETED in rows.schema.names else []
-    return rows.to_table(columns=list(dict.fromkeys([*columns, *deletes])), filter=wanted)
+    ours = _OURS if _is_history(rows.schema) else ()
+    return rows.to_table(columns=list(dict.fromkeys([*columns, *ours])), filter=wanted)
 
 
 def _micros(moment: datetime) -> int:
@@ -252,9 +259,12 @@ def _latest(rows: pa.Table, keys: list[str], stamps: list[str]) -> pa.Table:
 
 
 def _living(rows: pa.Table, keys: list[str], columns: list[str]) -> pa.Table:
-    if DELETED in rows.column_names and DELETED not in columns:
-        rows = rows.filter(~pc.field(DELETED))
-    rows = rows.select(columns)
-    if DUMMY_ENTITY_ID in keys:
+    """Without deletes and what they ended. Feast expects its stand-in key where it asked by no key at all."""
+    if not _real(keys):
         rows = rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * len(rows), pa.string()))
-    return rows
+        keys, columns = [DUMMY_ENTITY_ID], [*columns, DUMMY_ENTITY_ID]
+    if _is_history(rows.schema):
+        ended = rows.filter(pc.field(DELETED)).group_by(keys).aggregate([(KNOWN, "max")])
+        rows = rows.join(ended, keys, join_type="left outer")
+        rows = rows.filter(pc.coalesce(pc.field(KNOWN) > pc.field(f"{KNOWN}_max"), pc.scalar(True)))
+    return rows.select(columns)

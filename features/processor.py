@@ -14,26 +14,24 @@ Rules:
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from heapq import heappop, heappush
-from math import inf
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from features.aggregates import panes_of
-from features.measure import Measure, Sample
-from features.rows import FieldValue, Row, decode_key, encode_key
+from features.entities import Entity, Timers, WindowView
+from features.feeds import StreamFeeds
+from features.rows import Row
 from features.views import ViewPlan
-from features.windows import Pane, PaneState, Window
+from features.windows import Window
 from journal.checkpoint import FoldFile
 from journal.errors import Refused
 from journal.record import Draft, Kind, Record
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-_CONVERT: Mapping[str, Callable[[Any], FieldValue]] = {"int64": int, "float64": float, "string": str, "bool": bool}
+_in_order = attrgetter("order")
 
 
 class Table(Protocol):
@@ -58,99 +56,6 @@ class RowsOut(Protocol):
     def save(self) -> None:
         """Write what was added into the open transaction."""
         ...
-
-
-class Entity:
-    """The state of one entity in one window view."""
-
-    __slots__ = ("key", "order", "panes", "touched", "values", "view")
-
-    def __init__(self, view: "WindowView", key: bytes) -> None:
-        self.view, self.key = view, key
-        self.order = (view.index, key)
-        self.touched = -1
-        self.values: list[FieldValue] = [None] * len(view.plan.fields)
-        self.panes: list[PaneState] = [pane.open(self.values) for pane in view.panes]
-        for pane in self.panes:
-            if isinstance(pane, Window):
-                pane.owner = self
-
-    def is_empty(self) -> bool:
-        """Whether forgetting it changes nothing."""
-        return all(pane.is_empty() for pane in self.panes)
-
-    def dump(self) -> bytes:
-        """Canonical bytes of the state."""
-        return _encode([pane.dump() for pane in self.panes])
-
-
-class WindowView:
-    """One window view's entities, by join-key value (a tuple of them where there are several)."""
-
-    def __init__(self, plan: ViewPlan, index: int) -> None:
-        self.plan, self.index, self.name = plan, index, plan.name
-        self.panes: tuple[Pane, ...] = panes_of(plan.aggregates)
-        self.entities: dict[Any, Entity] = {}
-        self.rows: list[Row] = []
-        self.prefix = plan.name.encode() + b"\0"
-
-    def enter(self, key: Any) -> Entity:
-        """An entity that is new here."""
-        entity = self.entities[key] = Entity(self, encode_key(key if len(self.plan.join_keys) > 1 else (key,)))
-        return entity
-
-    def restore(self, key: bytes) -> Entity:
-        """The same from an encoded key."""
-        values = decode_key(key)
-        return self.enter(tuple(values) if len(values) > 1 else values[0])
-
-    def forget(self, key: bytes) -> None:
-        """Let go of an entity that is empty."""
-        values = decode_key(key)
-        del self.entities[tuple(values) if len(values) > 1 else values[0]]
-
-
-class Timers:
-    """Which windows lose a tile at which boundary."""
-
-    def __init__(self) -> None:
-        self.next: float = inf
-        self._waiting: dict[int, list[Window]] = {}
-        self._boundaries: list[int] = []
-
-    def schedule(self, boundary: int, window: Window) -> None:
-        """A tile of this window leaves at this boundary."""
-        waiting = self._waiting.get(boundary)
-        if waiting is not None:
-            waiting.append(window)
-            return
-        self._waiting[boundary] = [window]
-        heappush(self._boundaries, boundary)
-        self.next = self._boundaries[0]
-
-    def fire(self, clock: int) -> Iterable[Entity]:
-        """Let every tile leave whose boundary the clock has reached; the entities concerned, some more than once."""
-        while self.next <= clock:
-            boundary = heappop(self._boundaries)
-            self.next = self._boundaries[0] if self._boundaries else inf
-            for window in self._waiting.pop(boundary):
-                window.leave(boundary)
-                yield window.owner
-
-
-Feed = Callable[[Mapping[str, Any], Sequence[Sample | None]], Entity | None]
-"""Takes a record's data and samples to one view; the entity that it touched, if it has the join keys."""
-
-
-class StreamFeeds:
-    """What one stream's records go to: samples taken once, then every window view and plain view that wants them."""
-
-    def __init__(self, stream: str, windows: Iterable[WindowView], plain: Iterable[ViewPlan], timers: Timers) -> None:
-        views = [view for view in windows if stream in view.plan.streams]
-        measures = dict.fromkeys(pane.measure for view in views for pane in view.panes if pane.stream == stream)
-        self.samplers = [measure.sampler() for measure in measures]
-        self.feeds = [_feed(view, stream, list(measures), timers) for view in views]
-        self.plain = [(view.name, _plain_row(view)) for view in plain if stream in view.streams]
 
 
 class FeatureFold:
@@ -300,66 +205,12 @@ class FeatureFold:
                     total.update(_encode((view.name, entity.key, entity.dump())))
         return total.hexdigest()
 
+    def sizes(self) -> dict[str, int]:
+        """How many entities of each window view are held in memory."""
+        return {view.name: len(view.entities) for view in self._windows.values()}
+
     def _counters(self) -> tuple[int, int, int]:
         return self.clock, self.late_dropped, self.superseded
 
     def _definition(self) -> bytes:
         return _encode([(plan.name, plan.digest) for plan in self.plans])
-
-
-_in_order = attrgetter("order")
-
-
-def _key_reader(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Any]:
-    """Read an entity's key from a record's data: a value, or a tuple of several; None when any is missing."""
-    if len(names) == 1:
-        (name,) = names
-        return lambda data: data.get(name)
-
-    def read(data: Mapping[str, Any]) -> Any:
-        key = tuple(map(data.get, names))
-        return None if None in key else key
-
-    return read
-
-
-def _feed(view: WindowView, stream: str, measures: Sequence[Measure], timers: Timers) -> Feed:
-    """Compile the way of one stream's records into one view."""
-    wanted = [(n, measures.index(pane.measure)) for n, pane in enumerate(view.panes) if pane.stream == stream]
-    entities, enter, schedule = view.entities, view.enter, timers.schedule
-    read_key = _key_reader(view.plan.join_keys)
-
-    def feed(data: Mapping[str, Any], samples: Sequence[Sample | None]) -> Entity | None:
-        key = read_key(data)
-        if key is None:
-            return None
-        entity = entities.get(key)
-        if entity is None:
-            entity = enter(key)
-        panes = entity.panes
-        for pane, measure in wanted:
-            sample = samples[measure]
-            if sample is not None:
-                state = panes[pane]
-                boundary = state.add(sample)
-                if boundary:
-                    schedule(boundary, state)  # type: ignore[arg-type] (only a window's tiles leave)
-        return entity
-
-    return feed
-
-
-def _plain_row(view: ViewPlan) -> Callable[[Mapping[str, Any], int, int], Row | None]:
-    """Compile how a plain view's row is read from (data, time, at); None without the join keys."""
-    read_key, several = _key_reader(view.join_keys), len(view.join_keys) > 1
-    fields = [(name, _CONVERT[kind]) for name, kind in view.fields]
-
-    def read(data: Mapping[str, Any], time: int, known: int) -> Row | None:
-        key = read_key(data)
-        if key is None:
-            return None
-        values = [(data.get(name), convert) for name, convert in fields]
-        row = tuple(None if value is None else convert(value) for value, convert in values)
-        return Row(encode_key(key if several else (key,)), time, known, row)
-
-    return read

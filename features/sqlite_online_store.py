@@ -105,7 +105,7 @@ class SqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         if progress:
             progress(len(rows))
 
-    def update(  # noqa: PLR0917
+    def update(
         self,
         config: RepoConfig,
         tables_to_delete: Sequence[FeatureView],

@@ -51,25 +51,23 @@ class Window:
 
     def __init__(self, pane: WindowPane, values: list[FieldValue]) -> None:
         self._pane, self._values, self._width = pane, values, pane.width
-        self._tiles: dict[int, list[int]] = {}
+        self._tiles: dict[int, tuple[int, int, int]] = {}
         self.count = self._total = self._high = 0
         self.owner: Any = None
         self._show()
 
-    def add(self, sample: Sample) -> int:
-        """Add to the record's own tile, unless that has left; return when a tile that this opened leaves, or 0."""
+    def add(self, sample: Sample) -> int | None:
+        """Add to the record's own tile, unless that has left; return when a tile that this opened leaves."""
         time, _, clock, amount, high, _ = sample
-        tile, leaves = time // self._width, 0
+        tile, leaves = time // self._width, None
         partial = self._tiles.get(tile)
         if partial is None:
             leaves = (tile + self._pane.span) * self._width
             if leaves <= clock:
-                return 0
-            self._tiles[tile] = [1, amount, high]
+                return None
+            self._tiles[tile] = (1, amount, high)
         else:
-            partial[0] += 1
-            partial[1] += amount
-            partial[2] += high
+            self._tiles[tile] = (partial[0] + 1, partial[1] + amount, partial[2] + high)
         self.count += 1
         self._total += amount
         self._high += high
@@ -103,12 +101,12 @@ class Window:
 
     def dump(self) -> Any:
         """[tile, records, sum, high] of each tile, oldest first."""
-        return [[tile, part[0], storable(part[1]), part[2]] for tile, part in sorted(self._tiles.items())]
+        return [[tile, count, storable(total), high] for tile, (count, total, high) in sorted(self._tiles.items())]
 
     def load(self, content: Any) -> None:
         """Take back what `dump` gave; the totals follow from it."""
-        self._tiles = {tile: [count, exact(total), high] for tile, count, total, high in content}
-        self.count, self._total, self._high = map(sum, zip([0, 0, 0], *self._tiles.values(), strict=True))
+        self._tiles = {tile: (count, exact(total), high) for tile, count, total, high in content}
+        self.count, self._total, self._high = map(sum, zip((0, 0, 0), *self._tiles.values(), strict=True))
         self._show()
 
 
@@ -141,8 +139,8 @@ class Decayed:
         self._base = self._numerator = self._denominator = 0
         self._show()
 
-    def add(self, sample: Sample) -> int:
-        """Add with the weight of the record's own tile; return 0, since no tile ever leaves."""
+    def add(self, sample: Sample) -> int | None:
+        """Add with the weight of the record's own tile; no tile of it ever leaves."""
         pane = self._pane
         power, step = divmod(sample[0] // pane.width, len(pane.weights))
         above = power - self._base
@@ -153,7 +151,7 @@ class Decayed:
             self._numerator += weight * sample[3]
             self._denominator += weight
             self._show()
-        return 0
+        return None
 
     def _rebase(self, power: int) -> int:
         """Move the base so that a term of this power fits; return its place above the base, negative if it vanishes."""
@@ -213,13 +211,13 @@ class Last:
         self._newest: tuple[int, str] | None = None
         values[pane.value] = None
 
-    def add(self, sample: Sample) -> int:
-        """Take the value if it is the newest; return 0, since nothing leaves."""
+    def add(self, sample: Sample) -> int | None:
+        """Take the value if it is the newest; nothing ever leaves."""
         newest = sample[:2]
         if self._newest is None or newest > self._newest:
             self._newest = newest
             self._values[self._pane.value] = int(sample[5]) if self._pane.integer else float(sample[5])
-        return 0
+        return None
 
     def is_empty(self) -> bool:
         """Whether it is as if no record had ever come."""

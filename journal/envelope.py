@@ -88,7 +88,7 @@ def read_envelope(raw: bytes) -> Envelope:
         envelope.id + envelope.source
     ):
         raise Malformed(which="Its id or source holds a control character", fix=_FIX)
-    if envelope.time <= 0:
+    if envelope.moment <= EPOCH:
         raise Malformed(which="Its time is not after 1970-01-01T00:00:00Z", fix="Send the time at which it happened")
     content = envelope.datacontenttype
     if content is not None and content != "application/json" and "json" not in content:

@@ -195,7 +195,7 @@ class Intake:
             UnknownName: The record is not this quarantine id's, or its stream has no contract any more.
             Violation: It still breaks its contract, or needs ``advance``.
             ConflictingId: A corrected event has taken its id.
-            Refused: It was released before, or has entered the journal by itself.
+            Refused: It was released before, has entered the journal by itself, or its person was erased.
         """
         raw = self._quarantined.kept(quarantine_id, record)
         envelope = read_envelope(raw)

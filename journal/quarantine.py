@@ -1,4 +1,8 @@
-"""Where events that violate their contract wait: whole, under the pipeline's key, until a decision lets them in."""
+"""Where events that violate their contract wait: whole and sealed, until a decision lets them in.
+
+They are sealed under the key of the person whom they are about, so that erasure reaches them; under the pipeline's key
+where the contract has no personal fields, or the event does not say whom.
+"""
 
 import hashlib
 from base64 import b64decode, b64encode
@@ -7,7 +11,7 @@ from journal import body
 from journal.envelope import Envelope
 from journal.errors import ConflictingId, Refused, UnknownName, Violation
 from journal.log import START, Conflict, Journal, Outcome
-from journal.privacy import KeyTable
+from journal.privacy import Erased, KeyTable, Subject
 from journal.record import Cause, Draft, Kind, Record
 from journal.stream import Stream
 
@@ -33,19 +37,28 @@ class Quarantine:
         """
         quarantine_id = self._id(stream, envelope, raw)
         reason = f"{violation.which}. {violation.fix.format(id=quarantine_id)}"
-        sealed = self._keys.seal_pipeline(raw, context=quarantine_id.encode())
+        person = stream.person(envelope)
         draft = Draft(
             kind=Kind.QUARANTINE,
             stream=envelope.type,
             id=quarantine_id,
-            body=body.encode(body.Quarantined(reason=reason, event=b64encode(sealed).decode())),
+            body=body.encode(body.Quarantined(reason=reason, event=self._seal(raw, person, quarantine_id))),
             source=envelope.source,
             schema=stream.contract.major,
+            subject=None if person is None else person.id,
             principal=self._principal,
             trace=envelope.trace,
             cause=cause,
         )
         return draft, reason
+
+    def _seal(self, raw: bytes, person: Subject | None, quarantine_id: str) -> str:
+        context = quarantine_id.encode()
+        if person is None:
+            sealed = self._keys.seal_pipeline(raw, context=context)
+        else:
+            sealed = self._keys.seal(person, {"event": raw.decode()}, context=context)
+        return b64encode(sealed).decode()
 
     def _id(self, stream: Stream, envelope: Envelope, raw: bytes) -> str:
         """Equal for equal bytes. Keyed where the bytes may be personal, since a plain hash of them could be guessed."""
@@ -58,6 +71,7 @@ class Quarantine:
 
         Raises:
             UnknownName: The record is not this quarantine id's.
+            Refused: The person whom it is about was erased.
             Corrupt: Its bytes were changed, or sealed under another key table.
         """
         if record.kind is not Kind.QUARANTINE or record.id != quarantine_id:
@@ -65,7 +79,12 @@ class Quarantine:
                 which=f"{quarantine_id} in quarantine", fix="rivermill journal quarantine list names them"
             )
         sealed = b64decode(body.decode(record.body, body.Quarantined).event)
-        return self._keys.open_pipeline(sealed, context=quarantine_id.encode())
+        if record.subject is None:
+            return self._keys.open_pipeline(sealed, context=quarantine_id.encode())
+        fields = self._keys.open_sealed(record.subject, sealed, context=quarantine_id.encode())
+        if isinstance(fields, Erased):
+            raise Refused(which=f"the person whom {quarantine_id} is about was erased", fix="Nothing is left of it")
+        return str(fields["event"]).encode()
 
     def decide(self, quarantine_id: str, event: Draft, why: str, *, sequence: int, advance: bool) -> Draft:
         """The decision that lets an event in."""

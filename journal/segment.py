@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL)
 """
 _RARE = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.DECISION})
 
+_KINDS = {kind.value: kind for kind in Kind}
+
 _encode = msgspec.msgpack.Encoder().encode
 _Stored = tuple[
     int, str, str, str, int | None, int, str, int, str | None, bytes | None, bytes, str, str, Cause | None, bytes
@@ -181,7 +183,7 @@ def _unpack(offset: int, data: bytes) -> Record:
         data
     )
     return Record(
-        kind=Kind(kind),
+        kind=_KINDS[kind],
         stream=stream,
         id=id_,
         time=time,

@@ -13,6 +13,9 @@ from journal.record import Cause, Draft, Kind, canonical_json
 
 _CORRECT = "Send it corrected; its id is free"
 
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_text = msgspec.json.Decoder(str).decode
+
 
 class Stream:
     """One stream's way in."""
@@ -45,6 +48,15 @@ class Stream:
             ) from None
         require_unique_names(raw, envelope.quotes() + quotes_of(envelope.data, fields, self._strings))
         return fields
+
+    def person(self, envelope: Envelope) -> Subject | None:
+        """Whom a violating event is about, as far as its data still says so."""
+        if not self.contract.subject:
+            return None
+        try:
+            return self._keys.subject_of(_text(_members(envelope.data)[self.contract.subject]))
+        except (msgspec.DecodeError, KeyError, RecursionError):
+            return None
 
     def draft(
         self, envelope: Envelope, time: int, fields: dict[str, Any], principal: str, cause: Cause | None

@@ -156,8 +156,7 @@ class JoinFold:
             if not waiting:
                 del self._by_key[prediction.key]
             ended.append(self._end(prediction, "no_label"))
-            closed = self._closed.get(prediction.key)
-            self._close(prediction.key, at, closed.outcome if closed else None)
+            self._close(prediction.key, at, None)
         return ended
 
     def _forget(self, at: int) -> None:

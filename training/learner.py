@@ -30,7 +30,7 @@ from registry.flavor import Flavor, Inputs
 from registry.guard import GuardEvidence, GuardPolicy, hold
 from registry.signing import Signer
 from training.learner_state import LearnerState, StateStore
-from training.metrics import LogLoss, Prequential
+from training.metrics import LogLoss, Prequential, log_loss
 from training.scores import Scores
 
 _COUNTERS = ("questions", "examples", "expired", "foreign", "published", "held_back")
@@ -206,17 +206,17 @@ class Learner:
         return Draft(kind=Kind.SNAPSHOT, stream="snapshots", id=f"{line}-{examples}", body=encode(body))
 
     def _evidence(self) -> GuardEvidence:
-        recent, prior = self._recent, self.settings.prior
-        own, constant = LogLoss(), LogLoss()
-        for score, outcome in recent:
+        own = LogLoss()
+        for score, outcome in self._recent:
             own.update(score, outcome)
-            constant.update(prior, outcome)
+        prior, positives = self.settings.prior, sum(outcome for _, outcome in self._recent)
+        prior_sum = positives * log_loss(prior, True) + (own.count - positives) * log_loss(prior, False)
         return GuardEvidence(
-            examples=len(recent),
+            examples=own.count,
             parameters_finite=self.flavor.finite(self._model),
-            outputs_not_finite=sum(not math.isfinite(score) for score, _ in recent),
+            outputs_not_finite=sum(not math.isfinite(score) for score, _ in self._recent),
             log_loss=own.mean,
-            prior_log_loss=constant.mean,
+            prior_log_loss=prior_sum / own.count,
         )
 
     def progress(self) -> dict[str, Any]:

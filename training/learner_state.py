@@ -6,10 +6,12 @@ import msgspec
 
 from journal.blobs import Blobs
 from journal.checkpoint import FoldFile
+from journal.errors import Untrusted
 from registry.signing import Signer
 
 _SPACE = "learner"
 _KEY = b"state"
+_FIX = "Delete this file: the fold is rebuilt from the journal at the next start"
 
 
 class LearnerState(msgspec.Struct, array_like=True, kw_only=True):
@@ -73,6 +75,9 @@ class StateStore:
         stored = file.get(_SPACE, _KEY)
         if stored is None:
             return None
-        row = _unpack_row(stored)
+        try:
+            row = _unpack_row(stored)
+        except msgspec.DecodeError as error:
+            raise Untrusted(which=f"{file.path.name}: {error}, so it is no state's row", fix=_FIX) from error
         self._signer.verify(row.signature, *self._owner, str(row.offset), row.address)
         return row.offset, _unpack_state(self._blobs.get(row.address))

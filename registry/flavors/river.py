@@ -2,8 +2,8 @@
 
 Besides ``river_parts`` this is the only module that knows River. A state is a pickle with two differences. The unseeded
 generators that River's distributions carry (2.5 KB each, used only to sample) stay out; all distributions of a process
-share one. And strings are stored by value, not by identity, so that a linear model's bytes are the same whether or not it
-was read back on the way. (A tree holds sets of names, whose order in the bytes follows the hash seed. Bytes are for
+share one. And strings are stored by value, not by identity, so that a linear model's bytes are the same whether or not
+it was read back on the way. (A tree holds sets of names, whose order in the bytes follows the hash seed. Bytes are for
 integrity; what names a model is its `digest`.)
 """
 
@@ -54,9 +54,7 @@ _DISTRIBUTIONS = (proba.Beta, proba.Gaussian, proba.Multinomial)
 
 def inputs(columns: Sequence[str], values: Sequence[Any]) -> Inputs:
     """A prediction's columns and values as a model's input; what is missing has no entry."""
-    if None in values:
-        return {name: value for name, value in zip(columns, values, strict=True) if value is not None}
-    return dict(zip(columns, values, strict=True))
+    return {name: value for name, value in zip(columns, values, strict=True) if value is not None}
 
 
 def predict_one(model: Any, x: Inputs) -> float:

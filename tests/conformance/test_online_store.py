@@ -6,8 +6,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,24 +72,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     return store
 
 
-@pytest.fixture
-def fresh_key() -> Iterator[Callable[[], tuple[str, int]]]:
-    return FRESH
+_numbers = itertools.count(1)
 
 
-class _Fresh:
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-
-    def __call__(self) -> tuple[str, int]:
-        return "X", next(self._numbers)
-
-
-FRESH = _Fresh()
+def fresh() -> tuple[str, int]:
+    """A key that no other test uses."""
+    return "X", next(_numbers)
 
 
 def test_what_is_pushed_is_read_with_types_and_microseconds(shared: FeatureStore) -> None:
-    key = FRESH()
+    key = fresh()
     shared.push("pushed", frame((*key, NOW - 1, NOW, None, 2**53 + 1, "ü", True)))
     answer = shared.get_online_features(
         ["flights:delay", "flights:count", "flights:gate"], [{"carrier": "X", "number": key[1]}]
@@ -122,20 +113,20 @@ def _read(store: FeatureStore, view: str, *keys: tuple[str, int], reverse: bool 
 
 
 def test_the_order_of_join_keys_does_not_matter(shared: FeatureStore) -> None:
-    key = FRESH()
+    key = fresh()
     shared.write_to_online_store("flights", frame((*key, NOW, NOW, 1.0, 1, "g", True)))
     assert _read(shared, "flights", key) == _read(shared, "flights", key, reverse=True) != [(None, None)]
 
 
 def test_missing_keys_answer_in_their_place(shared: FeatureStore) -> None:
-    key, unknown = FRESH(), FRESH()
+    key, unknown = fresh(), fresh()
     shared.write_to_online_store("flights", frame((*key, NOW, NOW, 1.5, 1, "g", True)))
     assert ask(shared, unknown, key, unknown, key)["delay"] == [None, 1.5, None, 1.5]
     assert _read(shared, "flights", unknown) == [(None, None)]
 
 
 def test_a_batch_takes_the_newest_of_each_key(shared: FeatureStore) -> None:
-    key = FRESH()
+    key = fresh()
     shared.write_to_online_store(
         "flights", frame((*key, NOW, NOW, 2.0, 2, "g", True), (*key, NOW - 5, NOW + 9, 1.0, 1, "g", True))
     )
@@ -147,7 +138,7 @@ def test_a_batch_takes_the_newest_of_each_key(shared: FeatureStore) -> None:
 def test_any_order_of_writes_leaves_the_largest_stamp(
     shared: FeatureStore, stamps: list[tuple[int, int]], cut: int
 ) -> None:
-    key = FRESH()
+    key = fresh()
     rows = [(*key, NOW + event, NOW + event + known, 0.0, 10 * event + known, "g", True) for event, known in stamps]
     shared.write_to_online_store("flights", frame(*rows[:cut]))
     shared.write_to_online_store("flights", frame(*rows[cut:]))
@@ -156,7 +147,7 @@ def test_any_order_of_writes_leaves_the_largest_stamp(
 
 @pytest.mark.parametrize(("age", "found"), [(3 * HOUR, [7]), (3 * HOUR + 1, [None]), (-HOUR, [7])])
 def test_a_row_is_missing_beyond_its_ttl_and_not_at_it(shared: FeatureStore, age: int, found: list[int | None]) -> None:
-    key = FRESH()
+    key = fresh()
     rows = frame((*key, NOW - age, NOW, 0.0, 7, "g", True))
     shared.write_to_online_store("flights", rows)
     shared.write_to_online_store("forever", rows)
@@ -165,7 +156,7 @@ def test_a_row_is_missing_beyond_its_ttl_and_not_at_it(shared: FeatureStore, age
 
 
 def test_now_may_be_moved_between_reads(shared: FeatureStore) -> None:
-    key = FRESH()
+    key = fresh()
     shared.write_to_online_store("flights", frame((*key, NOW, NOW, 0.0, 7, "g", True)))
     try:
         set_now(shared, NOW + DAY)
@@ -176,8 +167,9 @@ def test_now_may_be_moved_between_reads(shared: FeatureStore) -> None:
 
 
 def test_threads_share_a_store_while_one_writes(shared: FeatureStore) -> None:
-    keys = [FRESH() for _ in range(20)]
-    rounds, wrong = 15, []
+    keys = [fresh() for _ in range(20)]
+    rounds = 15
+    wrong: list[list[int]] = []
     shared.write_to_online_store("flights", frame(*((*key, NOW, NOW, 0.0, 0, "g", True) for key in keys)))
     view = shared.get_feature_view("flights")
 
@@ -254,7 +246,7 @@ def test_feast_never_writes_to_a_folds_file(tmp_path: Path) -> None:
 def test_a_fold_that_never_ran_is_named(tmp_path: Path) -> None:
     store = open_store(tmp_path, "owned", tmp_path / "absent.sqlite", tmp_path / "history", NOW)
     apply(store, [NUMBER, CARRIER, flights()])
-    with pytest.raises(UnknownName, match="absent.sqlite does not exist"):
+    with pytest.raises(UnknownName, match=r"absent\.sqlite does not exist"):
         ask(store, ("A", 1))
 
 
@@ -297,7 +289,7 @@ from pathlib import Path
 from features.feast_store import open_store
 home, now = Path(sys.argv[1]), int(sys.argv[2])
 store = open_store(home, "zoned", home / "online.sqlite", home / "history", now, owned=False)
-answer = store.get_online_features(["flights:count"], [{"carrier": "A", "number": n} for n in (1, 2)], )
+answer = store.get_online_features(["flights:count"], [{"carrier": "A", "number": n} for n in (1, 2)])
 print(answer.to_dict()["count"], [stamp.seconds for stamp in answer.proto.results[-1].event_timestamps])
 """
 
@@ -311,11 +303,9 @@ def test_a_process_in_another_time_zone_reads_the_same(tmp_path: Path) -> None:
     )
     naive["event_timestamp"] = naive["event_timestamp"].dt.tz_localize(None)
     store.write_to_online_store("flights", naive)
-    seen = set()
-    for zone in ("UTC", "America/New_York", "Asia/Kolkata"):
-        command = [sys.executable, "-c", ZONED, str(tmp_path), str(NOW)]
-        environment = os.environ | {"TZ": zone, "PYTHONPATH": str(Path.cwd())}
-        seen.add(subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout)
+    command = [sys.executable, "-c", ZONED, str(tmp_path), str(NOW)]
+    environment = os.environ | {"TZ": "America/New_York", "PYTHONPATH": str(Path.cwd())}
+    result = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
     at = (NOW - 3 * HOUR) // 1_000_000
-    assert seen == {f"[1, None] [{at}, 0]\n"}
-    assert datetime.fromtimestamp(at, UTC).hour == 9
+    assert result.stdout == f"[1, None] [{at}, 0]\n"
+    assert [event for event, _ in _read(store, "flights", ("A", 1), ("A", 2))] == [datetime_of(NOW - 3 * HOUR), None]

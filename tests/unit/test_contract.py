@@ -9,7 +9,7 @@ import pytest
 
 from journal.clock import DAY, HOUR
 from journal.contract import DEFAULT_MAX_BYTES, Contract, load_contracts
-from journal.decoder import explain, frame_violations
+from journal.decoder import decoder_of, explain, frame_schema_of, frame_violations
 from journal.errors import Misconfigured
 from journal.field import Field
 
@@ -140,6 +140,16 @@ def test_integers_have_64_bits(tmp_path: Path) -> None:
     for number in (2**63, -(2**63) - 1, 10**400):
         with pytest.raises(msgspec.ValidationError):
             decoder.decode(f'{{"n":{number}}}')
+        frame = pd.DataFrame({"n": pd.Series([number], dtype=object)})
+        assert frame_violations(frame_schema_of("s", [Field(name="n", type="integer")]), frame) != []
+
+
+def test_patterns_are_searched_for() -> None:
+    fields = [Field(name="a", type="string", limits={"pattern": "b"})]
+    schema, decoder = frame_schema_of("s", fields), decoder_of("s", fields)
+    decoder.decode('{"a":"abc"}')
+    assert frame_violations(schema, pd.DataFrame({"a": ["abc"]})) == []
+    assert frame_violations(schema, pd.DataFrame({"a": ["xyz"]})) == ["column a: 1 rows fail string"]
 
 
 def frame(**columns: object) -> pd.DataFrame:
@@ -271,7 +281,10 @@ def one_field(extra: str, custom: str = "") -> str:
         (GOOD + "  - {property: maxBytes, value: 0}\n", "maxBytes: 0 is not a whole number of bytes above 0"),
         (HEAD + WINDOWS, "a contract has exactly one schema object"),
         (HEAD + "schema: [{name: s}]\n" + WINDOWS, ":6: the stream has no properties"),
-        (one_field("enum: [{value: x}], logicalTypeOptions: {minLength: 1}"), "enum and logicalTypeOptions cannot both"),
+        (
+            one_field("enum: [{value: x}], logicalTypeOptions: {minLength: 1}"),
+            "enum and logicalTypeOptions cannot both",
+        ),
         (one_field("enum: [{value: x}, {value: x}]"), "enum names a value twice"),
         (one_field("logicalTypeOptions: {minLength: -1}"), "option 'minLength' is not a whole number from 0 up"),
         (one_field("classification: personal"), "a: personal, so the custom property 'subject' must name who"),

@@ -1,6 +1,7 @@
 """Intake: each event ends in exactly one place, and what is kept of it shows nothing personal."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ DEPARTURES = Contract(
     max_gap=DAY,
     max_bytes=4_000,
 )
+DIVERSIONS = replace(DEPARTURES, stream="diversions")
 VISITS = Contract(
     stream="visits",
     version="1.0.0",
@@ -63,7 +65,7 @@ def keys(tmp_path: Path) -> KeyTable:
 
 @pytest.fixture
 def intake(journal: MemoryJournal, keys: KeyTable) -> Intake:
-    contracts = {"departures": DEPARTURES, "visits": VISITS}
+    contracts = {"departures": DEPARTURES, "diversions": DIVERSIONS, "visits": VISITS}
     return Intake(journal, contracts, keys, (NOON - HOUR, NOON + HOUR), principal="gate-7")
 
 
@@ -116,9 +118,7 @@ def test_the_same_moment_in_another_offset_is_the_same_event(intake: Intake) -> 
     assert intake.take(wire().replace(b"12:00:00Z", b"07:00:00-05:00")) == Repeated(0)
 
 
-@pytest.mark.parametrize(
-    "changed", [wire(FLIGHT | {"delay": 3.0}), wire(time=NOON + 1), visit(id="e1", source="/flights")]
-)
+@pytest.mark.parametrize("changed", [wire(FLIGHT | {"delay": 3.0}), wire(time=NOON + 1), wire(type="diversions")])
 def test_a_taken_id_with_another_body_is_a_conflict(intake: Intake, journal: MemoryJournal, changed: bytes) -> None:
     accepted(intake.take(wire()))
     assert intake.take(changed) == Conflicted("e1", 0)
@@ -207,9 +207,7 @@ QUARANTINED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", QUARANTINED)
-def test_quarantined_is_kept_whole_with_its_reason(
-    intake: Intake, journal: MemoryJournal, keys: KeyTable, name: str
-) -> None:
+def test_quarantined_is_kept_whole_with_its_reason(intake: Intake, journal: MemoryJournal, name: str) -> None:
     raw, reason = QUARANTINED[name]
     taken = quarantined(intake.take(raw))
     assert taken.reason.startswith(f"{reason}. ")
@@ -225,7 +223,9 @@ def test_quarantined_is_kept_whole_with_its_reason(
 
 def test_ten_thousand_fields_take_a_contract_that_allows_the_bytes(intake: Intake) -> None:
     fields = {f"f{number}": number for number in range(10_000)}
-    assert intake.take(wire(FLIGHT | fields)) == Refused("too_large", f"{len(wire(FLIGHT | fields))} bytes, more than 4000")
+    assert intake.take(wire(FLIGHT | fields)) == Refused(
+        "too_large", f"{len(wire(FLIGHT | fields))} bytes, more than 4000"
+    )
 
 
 def test_nesting_below_the_parsers_limit_breaks_only_the_contract(intake: Intake) -> None:
@@ -290,17 +290,17 @@ def test_without_a_declared_start_any_first_event_will_do(journal: MemoryJournal
 
 
 def test_a_second_offer_under_the_sinks_mark_changes_nothing(intake: Intake, journal: MemoryJournal) -> None:
-    lines = [wire(), b"{", wire(FLIGHT | {"flight": 0}), wire(FLIGHT | {"delay": 9.0}), wire()]
-    kinds = [Accepted, Refused, Quarantined, Conflicted, Repeated]
+    lines = [wire(), b"{", wire(FLIGHT | {"flight": 0}), wire(FLIGHT | {"delay": 9.0}), wire(), b"["]
+    kinds = [Accepted, Refused, Quarantined, Conflicted, Repeated, Refused]
 
     def play() -> list[object]:
         return [intake.take(raw, sink="file", cause=Cause(0, line, 0)) for line, raw in enumerate(lines)]
 
     assert [type(taken) for taken in play()] == kinds
     before = journal.read(0, START, 99), journal.tallies(), journal.mark("file")
-    assert play() == [Replayed()] * 5
+    assert play() == [Replayed()] * 6
     assert (journal.read(0, START, 99), journal.tallies(), journal.mark("file")) == before
-    assert journal.mark("file") == Cause(0, 4, 0)
+    assert journal.mark("file") == Cause(0, 5, 0)
 
 
 def test_personal_fields_leave_the_body(intake: Intake, keys: KeyTable) -> None:
@@ -329,6 +329,31 @@ def test_what_is_sealed_still_decides_between_repeat_and_conflict(intake: Intake
     assert intake.take(visit()) == Repeated(0)
     assert intake.take(visit(data={"age": 45})) == Conflicted("v1", 0)
     assert intake.take(visit(data={"person": "somebody else"})) == Conflicted("v1", 0)
+
+
+def test_conflict_hashes_of_the_erased_tell_nothing(intake: Intake, keys: KeyTable) -> None:
+    record = accepted(intake.take(visit()))
+    assert record.subject is not None
+    keys.erase(record.subject)
+    assert intake.take(visit()) == Conflicted("v1", 0)
+
+
+def test_erasure_reaches_quarantine(intake: Intake, keys: KeyTable) -> None:
+    held = quarantined(intake.take(visit(data={"age": 999})))
+    assert held.record is not None
+    assert held.record.subject == keys.subject_of(MARK).id
+    keys.erase(held.record.subject)
+    with pytest.raises(errors.Refused, match="was erased"):
+        intake.release(held.id, held.record, advance=False, why="try")
+
+
+@pytest.mark.parametrize("data", [None, 7, "text", [1], {}, {"person": None}, {"person": 7}])
+def test_a_violating_event_that_names_nobody_is_kept_too(intake: Intake, data: Any) -> None:
+    raw = wire(data, type="visits")
+    held = quarantined(intake.take(raw))
+    assert held.record is not None
+    assert held.record.subject is None
+    assert intake._quarantined.kept(held.id, held.record) == raw
 
 
 def test_nothing_personal_shows_anywhere(intake: Intake, journal: MemoryJournal, tmp_path: Path) -> None:
@@ -384,7 +409,12 @@ def test_a_release_is_a_decision_and_then_the_event(intake: Intake, relaxed: Int
     assert (record.kind, record.id, record.data["flight"]) == (Kind.SOURCE, "e1", 0)
     decided = body.decode(decision.body, body.Decision)
     assert (decision.kind, decision.principal) == (Kind.DECISION, "operator")
-    assert (decided.sequence, decided.action, decided.subject, decided.why) == (0, "release", held.id, "flight 0 exists")
+    assert (decided.sequence, decided.action, decided.subject, decided.why) == (
+        0,
+        "release",
+        held.id,
+        "flight 0 exists",
+    )
     assert decided.details == {"advance": False, "event": "e1", "source": "/flights", "stream": "departures"}
     assert relaxed.take(wire(FLIGHT | {"flight": 0})) == Repeated(record.offset)
 

@@ -222,7 +222,7 @@ def test_a_key_that_closes_again_is_remembered_from_then_on() -> None:
     again.other(62)
     again.label(121, 0.0)
     assert again.counted() == {
-        "predictions": 2, "joined": 1, "no_label": 1, "expired": 1, "unmatched": 1
+        "predictions": 2, "joined": 1, "no_label": 1, "expired": 1, "late": 1
     }  # fmt: skip
 
 

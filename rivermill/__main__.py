@@ -1,0 +1,5 @@
+"""``python -m rivermill``."""
+
+from rivermill.cli import main
+
+main()
