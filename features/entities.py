@@ -10,7 +10,7 @@ import msgspec
 from features.aggregates import panes_of
 from features.rows import FieldValue, Row, decode_key, encode_key
 from features.views import ViewPlan
-from features.windows import Pane, PaneState, Window
+from features.windows import Pane, PaneState, Window, storable
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -36,7 +36,11 @@ class Entity:
 
     def dump(self) -> bytes:
         """Canonical bytes of the state."""
-        return _encode([pane.dump() for pane in self.panes])
+        contents = [pane.dump() for pane in self.panes]
+        try:
+            return _encode(contents)
+        except OverflowError:
+            return _encode(storable(contents))
 
 
 class WindowView:

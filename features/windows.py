@@ -100,12 +100,12 @@ class Window:
         return not self.count
 
     def dump(self) -> Any:
-        """[tile, records, sum, high] of each tile, oldest first."""
-        return [[tile, count, storable(total), high] for tile, (count, total, high) in sorted(self._tiles.items())]
+        """(tile, (records, sum, high)) of each tile, oldest first."""
+        return sorted(self._tiles.items())
 
     def load(self, content: Any) -> None:
         """Take back what `dump` gave; the totals follow from it."""
-        self._tiles = {tile: (count, exact(total), high) for tile, count, total, high in content}
+        self._tiles = {tile: (count, exact(total), high) for tile, (count, total, high) in content}
         self.count, self._total, self._high = map(sum, zip((0, 0, 0), *self._tiles.values(), strict=True))
         self._show()
 
@@ -156,8 +156,10 @@ class Decayed:
     def _rebase(self, power: int) -> int:
         """Move the base so that a term of this power fits; return its place above the base, negative if it vanishes."""
         above = power - self._base
-        if above > 0:
-            up = above - KEPT_POWERS if self._denominator else above
+        if not self._denominator:
+            up = above
+        elif above > 0:
+            up = above - KEPT_POWERS
             self._numerator >>= up
             self._denominator >>= up
         elif self._denominator.bit_length() - above > REBASE_POWERS + 2 * WEIGHT_BITS:
@@ -179,7 +181,7 @@ class Decayed:
 
     def dump(self) -> Any:
         """[base, numerator, denominator]."""
-        return [self._base, storable(self._numerator), storable(self._denominator)]
+        return [self._base, self._numerator, self._denominator]
 
     def load(self, content: Any) -> None:
         """Take back what `dump` gave."""
@@ -238,11 +240,15 @@ Pane = WindowPane | DecayedPane | LastPane
 PaneState = Window | Decayed | Last
 
 
-def storable(value: int) -> int | bytes:
-    """What msgpack can write: integers beyond 64 bits as signed bytes."""
-    return value if -(1 << 63) <= value < 1 << 63 else value.to_bytes(value.bit_length() // 8 + 1, signed=True)
+def storable(content: Any) -> Any:
+    """Content that msgpack can write: integers beyond 64 bits as signed bytes."""
+    if isinstance(content, list | tuple):
+        return [storable(part) for part in content]
+    if isinstance(content, int) and not -(1 << 63) <= content < 1 << 63:
+        return content.to_bytes(content.bit_length() // 8 + 1, signed=True)
+    return content
 
 
 def exact(value: int | bytes) -> int:
-    """Read back what `storable` gave."""
+    """The integer that `storable` may have made bytes of."""
     return value if isinstance(value, int) else int.from_bytes(value, signed=True)

@@ -138,6 +138,7 @@ class Intake:
         if isinstance(outcome, Record):
             return Accepted(outcome)
         if isinstance(outcome, Repeat):
+            self._journal.tally("repeated")
             return Repeated(outcome.offset)
         if isinstance(outcome, Replayed):
             return outcome

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 NEXT_STEPS = """
 What next
-  rivermill status                                   where everything stands
-  rivermill features get flights weather origin=JFK  a row as the next answer would read it
-  rivermill journal tail flights --kind prediction   answers, with all that they were made from
-  rivermill dataset verify flights {version}
+  rivermill status                                        where everything stands
+  rivermill features list {pipeline:<31} its views; `features get` reads a row
+  rivermill journal tail {pipeline} --kind prediction{pad} answers, with all that they were made from
+  rivermill dataset verify {pipeline} {version}
 """
 
 
@@ -70,7 +70,9 @@ def show_run(figures: Mapping[str, Any], as_json: bool) -> None:
     plain = {name: value for name, value in figures.items() if name != "dataset"}
     show_mapping({**plain, **({f"dataset {name}": value for name, value in made.items()} if made else {})}, False)
     if made:
-        sys.stdout.write(NEXT_STEPS.format(version=made["version"]).replace("flights", figures["pipeline"]))
+        pipeline = figures["pipeline"]
+        pad = " " * (13 - len(pipeline))
+        sys.stdout.write(NEXT_STEPS.format(pipeline=pipeline, version=made["version"], pad=pad))
 
 
 def show_status(pipelines: Sequence[Mapping[str, Any]], as_json: bool) -> None:

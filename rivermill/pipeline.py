@@ -117,7 +117,8 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
         section.finish()
     contracts = _contracts(folder, mistakes)
     objects, views, service = _views(folder, name, question, contracts, mistakes)
-    _cross_check(top, question, label, contracts)
+    if contracts:
+        _cross_check(top, question, label, contracts)
     if mistakes.found or service is None:
         return None
     return Pipeline(

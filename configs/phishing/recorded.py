@@ -6,11 +6,12 @@ prediction expires. At equal time reports come before visits: what answers prece
 
 import heapq
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import orjson
 
-from journal.clock import MINUTE, format_time, parse_time
+from journal.clock import DAY, MINUTE, format_time, parse_time
 
 START = parse_time("2020-01-01T00:00:00Z")
 """The first visit, in microseconds."""
@@ -25,14 +26,21 @@ NEVER_REPORTED = 10
 _Timed = tuple[int, int, str, dict[str, Any]]
 
 
-def events() -> Iterator[bytes]:
-    """Yield each event as one line of JSON (a structured CloudEvent 1.0), in order; no network is asked."""
+def events(weeks: int | None = None) -> Iterator[bytes]:
+    """Yield each event as one line of JSON (a structured CloudEvent 1.0), in order; no network is asked.
+
+    Args:
+        weeks: How many weeks from `START` on; None for all. The whole recording lasts a day.
+    """
     from river.datasets import Phishing  # noqa: PLC0415 - a second that only this pipeline pays
 
     pages = [(number, traits, bool(outcome)) for number, (traits, outcome) in enumerate(Phishing(), start=1)]
     visits = (_visit(number, traits) for number, traits, _ in pages)
     reports = (_report(number, traits, found) for number, traits, found in pages if number % NEVER_REPORTED)
+    end = inf if weeks is None else START + weeks * 7 * DAY
     for time, stream, page, data in heapq.merge(reports, visits, key=lambda event: event[:3]):
+        if time >= end:
+            return
         yield _line(time, STREAMS[stream], page, {"page": page, **data})
 
 

@@ -101,7 +101,7 @@ def trip_of(row: dict[str, str]) -> str:
     return f"{day}/{row['carrier']}/{row['flight']}/{row['origin']}"
 
 
-def spelled(event: "pd.Series[Any]") -> str:
+def spelled(event: Any) -> str:
     return format_time(int(event["time"]))
 
 

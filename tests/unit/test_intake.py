@@ -523,5 +523,5 @@ def test_on_disk_it_is_the_same(tmp_path: Path, keys: KeyTable) -> None:
         door.release(held.id, held.record, advance=True, why="again")
     kinds = [record.kind for record in disk.read(0, START, 99)]
     assert kinds == [Kind.SOURCE, Kind.QUARANTINE, Kind.DECISION, Kind.SOURCE]
-    assert disk.tallies() == {"refused": 1, "refused.malformed": 1}
+    assert disk.tallies() == {"refused": 1, "refused.malformed": 1, "repeated": 1}
     disk.close()

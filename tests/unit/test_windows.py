@@ -92,7 +92,7 @@ def test_content_survives_a_dump_with_integers_of_any_size() -> None:
     for time, value in ((105, 2**70), (112, -(2**90)), (120, 7)):
         state.add(sample(time, value))
     again, copied = window()
-    again.load(state.dump())
+    again.load(storable(state.dump()))
     assert (again.dump(), copied, again.boundaries()) == (state.dump(), values, state.boundaries())
 
 
@@ -170,6 +170,21 @@ def test_a_decayed_mean_stays_small_for_ever_and_what_is_far_below_vanishes() ->
     again, copied = decayed()
     again.load(state.dump())
     assert (copied, again.dump()) == (values, state.dump())
+
+
+def test_when_the_base_moves_no_bit_that_counts_is_lost() -> None:
+    state, values = decayed()
+    records = ((0, 5), (REBASE_POWERS - 42, 2**60), (REBASE_POWERS + 1, 1))
+    for power, value in records:
+        state.add(sample(10 * power, value))
+    weighed = sum(Fraction(value) * 2**power for power, value in records)
+    assert values == [float(weighed / sum(2**power for power, _ in records))]
+
+
+def test_a_decayed_mean_may_begin_long_before_the_epoch() -> None:
+    state, values = decayed()
+    state.add(sample(-(10**6), 7))
+    assert values == [7.0]
 
 
 def test_weights_are_powers_of_two_in_forty_bits() -> None:
