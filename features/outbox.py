@@ -6,6 +6,7 @@ since some fifteen rows come here for every source event.
 
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import apsw
 import pyarrow as pa
@@ -114,16 +115,23 @@ def arrow_schema(view: ViewSchema) -> pa.Schema:
 
 def arrow_table(view: ViewSchema, schema: pa.Schema, rows: Sequence[Row]) -> pa.Table:
     """Rows as columns, in the given order; a delete's fields are null."""
-    nothing: Sequence[FieldValue] = (None,) * len(view.fields)
     keys, events, knowns, values = zip(*rows, strict=True)
+    nothing: Sequence[FieldValue] = (None,) * len(view.fields)
+    decoded = {key: decode_key(key) for key in set(keys)}
     columns = [
-        *zip(*map(decode_key, keys), strict=True),
+        *_transposed([decoded[key] for key in keys], len(view.join_keys)),
         events,
         knowns,
-        *zip(*(nothing if row is None else row for row in values), strict=True),
+        *_transposed([nothing if row is None else row for row in values], len(view.fields)),
         [row is None for row in values],
     ]
     return pa.Table.from_arrays([_column(*pair) for pair in zip(columns, schema.types, strict=True)], schema=schema)
+
+
+def _transposed(rows: Sequence[Sequence[FieldValue]], width: int) -> list[list[FieldValue]]:
+    # One pass over the rows and a strided copy per column: zip(*rows) would walk all rows once for each column.
+    flat = list(chain.from_iterable(rows))
+    return [flat[column::width] for column in range(width)]
 
 
 def _column(values: Sequence[FieldValue], kind: pa.DataType) -> pa.Array:

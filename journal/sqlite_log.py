@@ -166,10 +166,12 @@ class SqliteJournal:
         try:
             self._current.db.execute("BEGIN IMMEDIATE")
             yield
+            self._current.write()
             self._write_ends()
             self._current.db.execute("COMMIT")
         except BaseException as error:
             self._marks, self._tallies, self._stamper = before
+            self._current.forget()
             self._roll_back(error)
             raise
         finally:

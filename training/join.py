@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from journal.body import Example, Expired, encode
+from journal.body import Example, Expired, Prediction, body_of, encode
 from journal.checkpoint import FoldFile
 from journal.record import Draft, Kind, Record
 
@@ -92,13 +92,6 @@ def join(waiting: Sequence[Pending], joins: Joins) -> tuple[Sequence[Pending], S
             return waiting[-1:], waiting[:-1]
 
 
-class _Question(msgspec.Struct):
-    """The one field of a prediction that the join reads."""
-
-    key: str
-
-
-_read_question = msgspec.json.Decoder(_Question).decode
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 _unpack_pending = msgspec.msgpack.Decoder(Pending).decode
 _unpack_closed = msgspec.msgpack.Decoder(Closed).decode
@@ -169,7 +162,7 @@ class JoinFold:
 
     def _wait(self, record: Record) -> Sequence[Draft]:
         offset = record.offset
-        key = _read_question(record.body).key
+        key = body_of(record, Prediction).key
         prediction = Pending(offset, record.at + self.rule.wait, key, record.id)
         self._pending[offset] = prediction
         self._touched_offsets.add(offset)

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from journal.blobs import Blobs
-from journal.body import Definition, Snapshot, decode, encode
+from journal.body import Definition, Example, Expired, Prediction, Snapshot, body_of, decode, encode
 from journal.checkpoint import FoldFile
 from journal.log import START
 from journal.record import Draft, Kind, Record
@@ -55,23 +55,6 @@ class LearnerSettings:
     checkpoint_every: int
 
 
-class _Question(msgspec.Struct):
-    service: str
-    values: list[Any]
-
-
-class _Answer(msgspec.Struct):
-    prediction: int
-    outcome: bool
-
-
-class _Ending(msgspec.Struct):
-    prediction: int
-
-
-_read_question = msgspec.json.Decoder(_Question).decode
-_read_answer = msgspec.json.Decoder(_Answer).decode
-_read_ending = msgspec.json.Decoder(_Ending).decode
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
@@ -154,7 +137,7 @@ class Learner:
         return ()
 
     def _ask(self, record: Record) -> Sequence[Draft]:
-        question = _read_question(record.body)
+        question = body_of(record, Prediction)
         if question.service != self._service:
             self._counts["foreign"] += 1
             return ()
@@ -164,7 +147,7 @@ class Learner:
         return ()
 
     def _learn(self, record: Record) -> Sequence[Draft]:
-        answer = _read_answer(record.body)
+        answer = body_of(record, Example)
         asked = self._pending.pop(answer.prediction, None)
         if asked is None:
             return ()
@@ -178,12 +161,12 @@ class Learner:
         return () if self._counts["examples"] % self.settings.snapshot_every else (self._snapshot(),)
 
     def _drop(self, record: Record) -> Sequence[Draft]:
-        if self._pending.pop(_read_ending(record.body).prediction, None) is not None:
+        if self._pending.pop(body_of(record, Expired).prediction, None) is not None:
             self._counts["expired"] += 1
         return ()
 
     def _inputs_of(self, prediction: int) -> Inputs:
-        question = _read_question(self._read_prediction(prediction).body)
+        question = body_of(self._read_prediction(prediction), Prediction)
         return self.flavor.inputs(self._columns, question.values)
 
     def _snapshot(self) -> Draft:
