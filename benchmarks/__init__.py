@@ -1,0 +1,1 @@
+"""Measurements beside their limits; see README.md."""

@@ -1,8 +1,8 @@
 """The whole lock-step path over the bare loop: the same windows in plain Python, the same River model, nothing else.
 
-Both run in this process on the same events, in turn, for several rounds; what counts is the ratio of each round. Time is
-processor time, which other work on the machine disturbs least; wall time is printed beside it. The bare loop's events
-are parsed beforehand; ours start from JSON and end on disk.
+Both run in this process on the same events, in turn, for several rounds; what counts is the ratio of each round. Time
+is processor time, which other work on the machine disturbs least; wall time is printed beside it. The bare loop's
+events are parsed beforehand; ours start from JSON and end on disk.
 
     python -m benchmarks.lockstep [--weeks N] [--rounds N] [--profile]
 """
@@ -67,13 +67,13 @@ def main() -> None:
         pstats.Stats(profile).sort_stats("tottime").print_stats(40)
         return
     parsed = plain_flights.parsed(iter(events))
-    gc.freeze()
     rounds = [(ours(pipeline, events), bare(pipeline, parsed)) for _ in range(options.rounds)]
     ratios = [limit[0] / own[0] for own, limit in rounds]
     for (own_cpu, own_wall), (bare_cpu, bare_wall) in rounds:
         sys.stdout.write(
             f"ours {own_cpu:6.2f} s cpu ({own_wall:6.2f} wall) {len(events) / own_cpu:7,.0f} events/s · "
-            f"bare loop {bare_cpu:6.2f} ({bare_wall:6.2f}) {len(events) / bare_cpu:7,.0f} · ratio {bare_cpu / own_cpu:.3f}\n"
+            f"bare loop {bare_cpu:6.2f} ({bare_wall:6.2f}) {len(events) / bare_cpu:7,.0f} · "
+            f"ratio {bare_cpu / own_cpu:.3f}\n"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEGABYTE
     sys.stdout.write(

@@ -6,6 +6,7 @@ order rows come in, the largest stamp stays. A delete is a row with stamps and n
 
 import threading
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -68,27 +69,25 @@ def read_rows(db: apsw.Connection, wanted: Wanted) -> dict[tuple[str, bytes], Ro
 class OnlineTable:
     """The table as the one fold that owns it sees it: newest rows in memory, written back at `flush`.
 
-    Memory holds one row per entity that was written or read. A row's values are kept as given: hand over a sequence
-    that nothing changes afterwards.
+    Memory holds one row per entity that was written or read, and a None per entity that was asked for in vain. A row's
+    values are kept as given: hand over a sequence that nothing changes afterwards.
     """
 
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
-        self._held: dict[str, dict[bytes, Row]] = {}
-        self._pending: dict[tuple[str, bytes], Row] = {}
+        self._held: defaultdict[str, dict[bytes, Row | None]] = defaultdict(dict)
+        self._pending: defaultdict[str, dict[bytes, Row]] = defaultdict(dict)
         create_table(db)
 
     def put(self, view: str, row: Row) -> bool:
         """Offer a row; whether the guard took it. It is in the file after the next `flush`."""
-        key, event, known, _ = row
-        rows = self._held.get(view)
-        held = rows.get(key) if rows is not None else None
-        if held is None:
-            held = self._load(view, key)
-        if held is not None and (event < held[1] or (event == held[1] and known <= held[2])):
+        key = row[0]
+        rows = self._held[view]
+        held = rows[key] if key in rows else self._read(view, key)
+        if held is not None and (row[1] < held[1] or (row[1] == held[1] and row[2] <= held[2])):
             return False
-        self._held[view][key] = row
-        self._pending[view, key] = row
+        rows[key] = row
+        self._pending[view][key] = row
         return True
 
     def delete(self, view: str, key: bytes, event: int, known: int) -> bool:
@@ -98,37 +97,32 @@ class OnlineTable:
     def get_many(self, wanted: Wanted) -> list[Row | None]:
         """One answer per (view, key), in order; None where there is no row, or a delete."""
         held = self._held
-        found = [rows.get(key) if (rows := held.get(view)) else None for view, key in wanted]
-        unread = [pair for pair, row in zip(wanted, found, strict=True) if row is None]
+        unread = [pair for pair in wanted if pair[1] not in held[pair[0]]]
         if unread:
             loaded = read_rows(self._db, unread)
-            for (view, key), row in loaded.items():
-                held.setdefault(view, {})[key] = row
-            found = [row or loaded.get(pair) for pair, row in zip(wanted, found, strict=True)]
-        return [_living(row) for row in found]
+            for view, key in unread:
+                held[view][key] = loaded.get((view, key))
+        return [_living(held[view][key]) for view, key in wanted]
 
     def flush(self) -> None:
         """Write what changed into the caller's transaction."""
-        write_rows(self._db, ((view, row) for (view, _), row in self._pending.items()))
+        write_rows(self._db, ((view, row) for view, rows in self._pending.items() for row in rows.values()))
         self._pending.clear()
 
     def rows(self, view: str) -> Iterator[Row]:
         """Every row of a view in key order, deletes included, pending ones too."""
-        self._load_all(view)
+        self._read_all(view)
         held = self._held[view]
-        return (held[key] for key in sorted(held))
+        return (row for key in sorted(held) if (row := held[key]) is not None)
 
-    def _load(self, view: str, key: bytes) -> Row | None:
-        rows = self._held.setdefault(view, {})
-        row = read_rows(self._db, [(view, key)]).get((view, key))
-        if row is not None:
-            rows[key] = row
+    def _read(self, view: str, key: bytes) -> Row | None:
+        row = self._held[view][key] = read_rows(self._db, [(view, key)]).get((view, key))
         return row
 
-    def _load_all(self, view: str) -> None:
-        held = self._held.setdefault(view, {})
+    def _read_all(self, view: str) -> None:
+        held = self._held[view]
         for stored in self._db.execute(f"{_COLUMNS} WHERE view = ?", (view,)):
-            if stored[1] not in held:
+            if held.get(stored[1]) is None:
                 held[stored[1]] = _row(self._db, stored)
 
 

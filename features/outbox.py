@@ -115,15 +115,14 @@ def arrow_schema(view: ViewSchema) -> pa.Schema:
 
 def arrow_table(view: ViewSchema, schema: pa.Schema, rows: Sequence[Row]) -> pa.Table:
     """Rows as columns, in the given order; a delete's fields are null."""
-    keys, events, knowns, values = zip(*rows, strict=True)
     nothing: Sequence[FieldValue] = (None,) * len(view.fields)
-    decoded = {key: decode_key(key) for key in set(keys)}
-    columns = [
-        *_transposed([decoded[key] for key in keys], len(view.join_keys)),
-        events,
-        knowns,
-        *_transposed([nothing if row is None else row for row in values], len(view.fields)),
-        [row is None for row in values],
+    decoded = {key: decode_key(key) for key in {row.key for row in rows}}
+    columns: list[Sequence[FieldValue]] = [
+        *_transposed([decoded[row.key] for row in rows], len(view.join_keys)),
+        [row.event for row in rows],
+        [row.known for row in rows],
+        *_transposed([nothing if row.values is None else row.values for row in rows], len(view.fields)),
+        [row.values is None for row in rows],
     ]
     return pa.Table.from_arrays([_column(*pair) for pair in zip(columns, schema.types, strict=True)], schema=schema)
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from journal.record import Record
+from journal.record import Draft, Kind, Record, hand_on
 
 Stamp = tuple[int, int]
 """When a value's event happened and when it became known, both in microseconds."""
@@ -161,9 +161,14 @@ def decode(body: bytes, kind: type[BodyT]) -> BodyT:
 
 def body_of(record: Record, kind: type[BodyT]) -> BodyT:
     """A record's body, decoded once however many folds look at it."""
-    cached = record.__dict__.get("_body")
-    if type(cached) is kind:
-        return cached
+    known = record.__dict__.get("decoded")
+    if type(known) is kind:
+        return known
     body = decode(record.body, kind)
-    record.__dict__["_body"] = body
+    record.__dict__["decoded"] = body
     return body
+
+
+def draft_of(body: msgspec.Struct, *, kind: Kind, stream: str, id: str, **envelope: Any) -> Draft:
+    """A draft that carries its body decoded, for the folds that see it next."""
+    return hand_on(Draft(kind=kind, stream=stream, id=id, body=encode(body), **envelope), decoded=body)

@@ -68,8 +68,14 @@ class Journal(Protocol):
         """The largest ``time`` accepted so far, in microseconds; 0 before the first."""
         ...
 
-    def append(self, drafts: Sequence[Draft], *, sink: str = "") -> list[Outcome]:
-        """Give each draft its place, or say why it has none. One outcome per draft, in order."""
+    def append(self, drafts: Sequence[Draft], *, sink: str = "", derived_from: Record | None = None) -> list[Outcome]:
+        """Give each draft its place, or say why it has none. One outcome per draft, in order.
+
+        Args:
+            drafts: What to append.
+            sink: Whose mark guards them; none when empty.
+            derived_from: The record that they are the outputs of: it numbers their causes.
+        """
         ...
 
     def group(self) -> AbstractContextManager[None]:

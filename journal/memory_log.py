@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from journal.log import Conflict, Outcome, Repeat, Replayed
 from journal.record import Cause, Draft, Kind, Record
-from journal.stamp import Stamper, identity, is_behind
+from journal.stamp import Stamper, causes, identity, is_behind
 
 
 class MemoryJournal:
@@ -33,19 +33,19 @@ class MemoryJournal:
         """The largest ``time`` accepted so far."""
         return self._stamper.clock
 
-    def append(self, drafts: Sequence[Draft], *, sink: str = "") -> list[Outcome]:
+    def append(self, drafts: Sequence[Draft], *, sink: str = "", derived_from: Record | None = None) -> list[Outcome]:
         """See `journal.log.Journal.append`."""
-        return [self._append(draft, sink) for draft in drafts]
+        return [self._append(draft, sink, cause) for draft, cause in causes(drafts, derived_from)]
 
-    def _append(self, draft: Draft, sink: str) -> Outcome:
-        if sink and draft.cause is not None:
-            if is_behind(draft.cause, self._marks.get(sink)):
+    def _append(self, draft: Draft, sink: str, cause: Cause | None) -> Outcome:
+        if sink and cause is not None:
+            if is_behind(cause, self._marks.get(sink)):
                 return Replayed()
-            self._marks[sink] = draft.cause
+            self._marks[sink] = cause
         key = identity(draft)
         if key is not None and (taken := self._taken(key)) is not None:
             return Repeat(taken.offset) if taken.conflict == draft.conflict else Conflict(taken.offset)
-        record = self._stamper.place(draft)
+        record = self._stamper.place(draft, cause)
         self._records.append(record)
         if key is not None:
             self._ids[key] = record.offset

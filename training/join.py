@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from journal.body import Example, Expired, Prediction, body_of, encode
+from journal.body import Example, Expired, Prediction, body_of, draft_of
 from journal.checkpoint import FoldFile
 from journal.record import Draft, Kind, Record
 
@@ -210,12 +210,12 @@ class JoinFold:
     def _example(self, prediction: Pending, label: int, outcome: bool) -> Draft:
         self._leave(prediction, "joined")
         body = Example(key=prediction.key, prediction=prediction.offset, label=label, outcome=outcome)
-        return Draft(kind=Kind.EXAMPLE, stream="examples", id=f"ex-{prediction.id}", body=encode(body))
+        return draft_of(body, kind=Kind.EXAMPLE, stream="examples", id=f"ex-{prediction.id}")
 
     def _end(self, prediction: Pending, reason: str) -> Draft:
         self._leave(prediction, reason)
         body = Expired(key=prediction.key, prediction=prediction.offset, reason=reason)
-        return Draft(kind=Kind.EXPIRED, stream="examples", id=f"end-{prediction.id}", body=encode(body))
+        return draft_of(body, kind=Kind.EXPIRED, stream="examples", id=f"end-{prediction.id}")
 
     def _leave(self, prediction: Pending, counter: str) -> None:
         del self._pending[prediction.offset]

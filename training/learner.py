@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from journal.blobs import Blobs
-from journal.body import Definition, Example, Expired, Prediction, Snapshot, body_of, decode, encode
+from journal.body import Definition, Example, Expired, Prediction, Snapshot, body_of, decode, draft_of
 from journal.checkpoint import FoldFile
 from journal.log import START
 from journal.record import Draft, Kind, Record
@@ -186,7 +186,7 @@ class Learner:
             guard=verdict.numbers,
             reasons=verdict.reasons,
         )
-        return Draft(kind=Kind.SNAPSHOT, stream="snapshots", id=f"{line}-{examples}", body=encode(body))
+        return draft_of(body, kind=Kind.SNAPSHOT, stream="snapshots", id=f"{line}-{examples}")
 
     def _evidence(self) -> GuardEvidence:
         own = LogLoss()

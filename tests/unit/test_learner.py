@@ -109,7 +109,7 @@ def journal_of(questions: int, seed: int = 1) -> MemoryJournal:
 
 def run(journal: MemoryJournal, runner: Runner, upto: int | None = None) -> list[Record]:
     """Let the runner read the journal to this offset, or to its end; return the snapshots that were appended."""
-    appended = []
+    appended: list[Record] = []
     while page := journal.read(0, runner.offset, 1):
         if upto is not None and page[0].offset > upto:
             break
