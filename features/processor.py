@@ -63,6 +63,7 @@ class FeatureFold:
 
     name: ClassVar[str] = "features"
     version: ClassVar[int] = 1
+    kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SOURCE})
     resume_offset: ClassVar[int | None] = None
 
     def __init__(self, plans: Sequence[ViewPlan], lateness: int, table: Table, outbox: RowsOut) -> None:
@@ -94,8 +95,6 @@ class FeatureFold:
 
     def apply(self, record: Record) -> Sequence[Draft]:
         """Take one record. It derives nothing for the journal."""
-        if record.kind is not Kind.SOURCE:
-            return ()
         time = record.at if record.time is None else record.time
         touched: list[Entity] = []
         if time > self.clock:
@@ -132,11 +131,12 @@ class FeatureFold:
                 touched.append(entity)
 
     def _offer(self, touched: list[Entity], known: int) -> None:
-        clock, put = self.clock, self._table.put
+        # A row is made several times per event; this is what Row(...) does, without its Python-level constructor.
+        clock, put, new_row = self.clock, self._table.put, tuple.__new__
         touched.sort(key=_in_order)
         for entity in touched:
             view = entity.view
-            row = Row(entity.key, clock, known, tuple(entity.values))
+            row = new_row(Row, (entity.key, clock, known, tuple(entity.values)))
             if put(view.name, row):
                 view.rows.append(row)
             else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from journal.checkpoint import FoldFile
-from journal.record import Draft, Record
+from journal.record import Draft, Kind, Record
 
 
 class Fold(Protocol):
@@ -24,6 +24,11 @@ class Fold(Protocol):
         ...
 
     @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of records that it looks at; the runner passes it no others."""
+        ...
+
+    @property
     def resume_offset(self) -> int | None:
         """Where to resume after a restart when the saved state is older than the last record applied; None: there."""
         ...
@@ -33,7 +38,7 @@ class Fold(Protocol):
         ...
 
     def apply(self, record: Record) -> Sequence[Draft]:
-        """Take one record, in order; return what follows from it. Outputs are numbered in the order returned."""
+        """Take one record of its kinds, in order; return what follows from it. The order numbers the outputs."""
         ...
 
     def save(self, file: FoldFile) -> None:

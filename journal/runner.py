@@ -28,6 +28,7 @@ class Runner:
         self._file = file
         self._journal = journal
         self._fingerprint = fingerprint
+        self.kinds = fold.kinds
         self.offset = self._restored()
         fold.load(file)
 
@@ -50,12 +51,16 @@ class Runner:
         offset = record.offset
         if offset <= self.offset:
             return ()
-        drafts = self.fold.apply(record)
         self.offset = offset
+        drafts = self.fold.apply(record) if record.kind in self.kinds else ()
         if not drafts:
             return ()
         outcomes = self._journal.append(drafts, sink=self.fold.name, derived_from=record)
         return [new for new in outcomes if isinstance(new, Record)]
+
+    def pass_over(self, offset: int) -> None:
+        """Stand behind this offset: whoever drives several runners spares each the kinds that it does not look at."""
+        self.offset = max(self.offset, offset)
 
     def commit(self) -> None:
         """Save the state and the position it belongs to, as one transaction."""

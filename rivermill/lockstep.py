@@ -15,14 +15,14 @@ from itertools import islice
 
 from journal.intake import Accepted, Intake, Taken
 from journal.log import Journal
-from journal.record import Cause, Record
+from journal.record import Cause, Kind, Record
 from journal.runner import Runner
 
 EVENTS_PER_GROUP = 8_000
 _PAGE = 1_000
 # Records, rows and entities are no cycles and most of them live on: looking for garbage after every 700 of them, as
 # Python does by default, costs a tenth of a run.
-_OBJECTS_PER_COLLECTION = (50_000, 20, 50)
+_OBJECTS_PER_COLLECTION = (200_000, 50, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Lockstep:
         self.journal = journal
         self._intake = intake
         self.runners = runners
+        self._routes = {kind: [runner for runner in runners if kind in runner.kinds] for kind in Kind}
 
     def catch_up(self) -> int:
         """Apply what the journal holds and the folds have not committed; return how many records that was."""
@@ -68,7 +69,7 @@ class Lockstep:
         queue = deque((record,))
         while queue:
             current = queue.popleft()
-            for runner in self.runners:
+            for runner in self._routes[current.kind]:
                 queue.extend(runner.step(current))
 
     def play(
@@ -106,7 +107,9 @@ class Lockstep:
 
     def commit_folds(self) -> None:
         """Checkpoint every fold at what the journal has committed."""
+        end = self.journal.end()
         for runner in self.runners:
+            runner.pass_over(end)
             runner.commit()
 
 

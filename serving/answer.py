@@ -30,6 +30,7 @@ class AnswerFold:
     """Answers each event of the question stream."""
 
     name, version = "answer", 1
+    kinds = frozenset({Kind.SOURCE, Kind.PREDICTION, Kind.SNAPSHOT, Kind.DECISION})
     resume_offset: int | None = None
 
     def __init__(
@@ -114,7 +115,8 @@ class AnswerFold:
             body,
             kind=Kind.PREDICTION,
             stream="predictions",
-            id=f"p-{question.id}",
+            # The source is in it, since two of them may use the same id.
+            id=f"p-{question.source}#{question.id}",
             subject=question.subject,
             principal=question.principal,
             trace=question.trace,

@@ -103,6 +103,8 @@ class JoinFold:
 
     name = "join"
     version = 1
+    # Every kind, since any record may be the first one that is known after an expiry.
+    kinds = frozenset(Kind)
     resume_offset: int | None = None
 
     def __init__(self, rule: LabelRule) -> None:

@@ -63,6 +63,7 @@ class Learner:
 
     name = "learner"
     version = 1
+    kinds = frozenset({Kind.DEFINITION, Kind.PREDICTION, Kind.EXAMPLE, Kind.EXPIRED})
 
     def __init__(
         self,
@@ -127,8 +128,7 @@ class Learner:
     def apply(self, record: Record) -> Sequence[Draft]:
         """See `journal.fold.Fold.apply`."""
         self._offset = record.offset
-        effect = self._effects.get(record.kind)
-        return effect(record) if effect is not None else ()
+        return self._effects[record.kind](record)
 
     def _define(self, record: Record) -> Sequence[Draft]:
         if not self._service:

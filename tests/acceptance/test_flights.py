@@ -182,7 +182,7 @@ def replay_learner(run: Run, examples: int) -> dict[str, Any]:
     from rivermill.wiring import _learner  # noqa: PLC0415
 
     learner = _learner(run.pipeline, run.home, run.journal)
-    for record in records(run):
+    for record in (record for record in records(run) if record.kind in learner.kinds):
         learner.apply(record)
         if learner.progress()["examples"] == examples:
             break

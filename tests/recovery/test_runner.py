@@ -21,6 +21,7 @@ class Doubler:
     """Emits two records per source event and counts by stream; the smallest fold with state and outputs."""
 
     name, version = "doubler", 1
+    kinds = frozenset({Kind.SOURCE})
     resume_offset: int | None = None
 
     def __init__(self) -> None:
@@ -30,8 +31,6 @@ class Doubler:
         self.seen = [value.decode() for _, value in file.scan("seen")]
 
     def apply(self, record: Record) -> Sequence[Draft]:
-        if record.kind is not Kind.SOURCE:
-            return ()
         self.seen.append(record.id)
         return [Draft(kind=Kind.EXAMPLE, stream="d", id=f"{record.id}-{n}", body=b"") for n in range(2)]
 

@@ -152,12 +152,9 @@ def test_a_missing_join_key_skips_that_view_only() -> None:
     assert play("s", 107, c="y") == []
 
 
-def test_other_kinds_move_nothing() -> None:
-    play = Play(windows("v", "a"))
-    play("s", 105, a="x")
-    derived = Record(kind=Kind.PREDICTION, stream="s", id="p", time=None, body=b"{}", partition=0, offset=9, at=10_000)
-    assert play.apply(derived) == []
-    assert play.fold.clock == 105
+def test_only_source_events_are_looked_at() -> None:
+    """The runner passes a fold no record of another kind, so nothing derived moves the clock."""
+    assert FeatureFold.kinds == {Kind.SOURCE}
 
 
 def test_a_plain_row_has_its_own_time_and_an_older_one_is_superseded_and_not_in_history() -> None:
@@ -257,7 +254,7 @@ def test_it_runs_on_the_real_runner_table_and_outbox(file: FoldFile) -> None:
     ]
     for record in journal.append(drafts):
         assert isinstance(record, Record)
-        assert runner.step(record) == []
+        assert not runner.step(record)
     runner.commit()
     assert [row and (row.event, list(row.values or ())) for row in table.get_many([("v", key("x"))])] == [(121, [1])]
     assert outbox.pending_rows() == 3
