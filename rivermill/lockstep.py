@@ -22,7 +22,7 @@ EVENTS_PER_GROUP = 8_000
 _PAGE = 1_000
 # Records, rows and entities are no cycles and most of them live on: looking for garbage after every 700 of them, as
 # Python does by default, costs a tenth of a run.
-_OBJECTS_PER_COLLECTION = (200_000, 50, 100)
+_OBJECTS_PER_COLLECTION = (1_000_000, 20, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,10 @@ class Lockstep:
 @contextmanager
 def _rare_collections() -> Iterator[None]:
     usual = gc.get_threshold()
+    gc.freeze()
     gc.set_threshold(*_OBJECTS_PER_COLLECTION)
     try:
         yield
     finally:
         gc.set_threshold(*usual)
+        gc.unfreeze()
