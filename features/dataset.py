@@ -7,43 +7,17 @@ either in a row or in a counted exclusion; rows out = rows in, in the order of t
 import hashlib
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.examples import Readable, Rows, collect
 from journal.blobs import sync_folder, write_durably
-from journal.body import Definition, Example, Expired, Prediction, decode
 from journal.errors import Corrupt, Refused, UnknownName
-from journal.log import START
-from journal.record import Kind, Record
-
-ARROW_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
-_PAGE = 2_000
-_ROWS_PER_BATCH = 20_000
-
-
-class Readable(Protocol):
-    """A journal to read."""
-
-    @property
-    def incarnation(self) -> str:
-        """Its life."""
-        ...
-
-    def read(self, partition: int, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.read`."""
-        ...
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        ...
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,39 +54,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     rows_out: int
     positives: int
     hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A dataset's rows before they are written, with the counts that reconcile them to the predictions."""
-
-    table: pa.Table
-    definition: Definition
-    considered: int
-    excluded: dict[str, int]
-
-
-def collect(journal: Readable, through: int) -> Rows:
-    """Join every prediction up to ``through`` with its end.
-
-    Columns: ``prediction`` (journal offset), ``at`` (microseconds, UTC), ``key``, the features, ``outcome``.
-
-    Raises:
-        Refused: The range holds predictions of more than one feature service, or none at all.
-    """
-    ends, reasons = _ends(journal, through)
-    definition = _definition(journal, through)
-    excluded = Counter[str]()
-    batches, considered = [], 0
-    for page in _in_batches(_predictions(journal, through)):
-        considered += len(page)
-        chosen = [(record, body) for record, body in page if record.offset in ends]
-        excluded.update(reasons.get(record.offset, "pending") for record, _ in page if record.offset not in ends)
-        _check_service(definition, chosen)
-        batches.append(_batch(definition, chosen, ends))
-    if not considered:
-        raise Refused(which="no prediction in the range", fix="Play events first")
-    return Rows(pa.Table.from_batches(batches), definition, considered, dict(sorted(excluded.items())))
 
 
 def build(journal: Readable, root: Path, pipeline: str, through: int, fingerprint: str) -> Manifest:
@@ -225,78 +166,6 @@ def _canonical_values(column: Any) -> bytes:
         column = column.cast(pa.int64())
     filled = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
     return np.asarray(filled).astype(np.asarray(filled).dtype.newbyteorder("<")).tobytes()
-
-
-def _pages(journal: Readable, through: int) -> Iterator[Record]:
-    after = START
-    while page := journal.read(0, after, _PAGE):
-        for record in page:
-            if record.offset > through:
-                return
-            yield record
-        after = page[-1].offset
-
-
-def _ends(journal: Readable, through: int) -> tuple[dict[int, bool], dict[int, str]]:
-    """Outcomes by prediction offset, and the reasons of those that have none."""
-    outcomes: dict[int, bool] = {}
-    reasons: dict[int, str] = {}
-    for record in _pages(journal, through):
-        if record.kind is Kind.EXAMPLE:
-            example = decode(record.body, Example)
-            outcomes[example.prediction] = example.outcome
-        elif record.kind is Kind.EXPIRED:
-            expired = decode(record.body, Expired)
-            reasons[expired.prediction] = expired.reason
-    return outcomes, reasons
-
-
-def _definition(journal: Readable, through: int) -> Definition:
-    records = [record for record in journal.of_kind(Kind.DEFINITION, START, 1_000) if record.offset <= through]
-    if not records:
-        raise Refused(which="the journal defines no feature service in this range", fix="Play events first")
-    return decode(records[-1].body, Definition)
-
-
-def _predictions(journal: Readable, through: int) -> Iterator[tuple[Record, Prediction]]:
-    for record in _pages(journal, through):
-        if record.kind is Kind.PREDICTION:
-            yield record, decode(record.body, Prediction)
-
-
-def _in_batches(pairs: Iterator[tuple[Record, Prediction]]) -> Iterator[list[tuple[Record, Prediction]]]:
-    batch: list[tuple[Record, Prediction]] = []
-    for pair in pairs:
-        batch.append(pair)
-        if len(batch) == _ROWS_PER_BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _check_service(definition: Definition, rows: Sequence[tuple[Record, Prediction]]) -> None:
-    others = {body.service for _, body in rows} - {definition.service}
-    if others:
-        raise Refused(
-            which=f"predictions of {', '.join(sorted(others))} stand beside those of {definition.service}",
-            fix="Build one dataset per feature service, with a range that holds only one",
-        )
-
-
-def _batch(definition: Definition, rows: Sequence[tuple[Record, Prediction]], ends: dict[int, bool]) -> pa.RecordBatch:
-    features = zip(*(body.values for _, body in rows), strict=True) if rows else [()] * len(definition.columns)
-    columns = {
-        "prediction": pa.array([record.offset for record, _ in rows], pa.int64()),
-        "at": pa.array([record.at for record, _ in rows], pa.timestamp("us", "UTC")),
-        "key": pa.array([body.key for _, body in rows], pa.string()),
-        **{
-            name: pa.array(values, ARROW_TYPES[kind])
-            for name, kind, values in zip(definition.columns, definition.types, features, strict=True)
-        },
-        "outcome": pa.array([ends[record.offset] for record, _ in rows], pa.bool_()),
-    }
-    return pa.RecordBatch.from_pydict(columns)
 
 
 def _manifest(rows: Rows, pipeline: str, incarnation: str, through: int, fingerprint: str) -> Manifest:

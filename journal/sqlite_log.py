@@ -1,7 +1,7 @@
-"""The journal on SQLite: segments in a folder, owned by one process, read by any.
+"""The journal on SQLite: segments in a folder, owned by one process, read by any (`journal.sqlite_reader`).
 
 The owner keeps the stamps, marks and tallies in memory and writes them with the records of their group, so a commit is
-one transaction on one file. Readers open the same files read-only and see what was committed.
+one transaction on one file.
 """
 
 import os
@@ -17,60 +17,10 @@ from journal.log import START, Conflict, Outcome, Repeat, Replayed
 from journal.owner import OwnerLock
 from journal.record import FORMAT, Cause, Draft, Kind, Record
 from journal.segment import Segment
+from journal.sqlite_reader import kind_across, last_across, read_across, segment_paths
 from journal.stamp import Stamper, causes, identity, is_behind
 
 RECORDS_PER_SEGMENT = 1_000_000
-
-
-class SqliteReader:
-    """Reads a journal that this process need not own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._segments = [Segment(path, readonly=True) for path in segment_paths(folder)]
-
-    @property
-    def incarnation(self) -> str:
-        """The life of the journal that the last segment belongs to."""
-        return str(self._segments[-1].meta("incarnation")) if self._segments else ""
-
-    @property
-    def clock(self) -> int:
-        """The largest ``time`` accepted so far."""
-        return int(self._segments[-1].meta("clock") or 0) if self._segments else 0
-
-    def read(self, partition: int, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.read`."""
-        return read_across(self._segments, after, limit) if partition == 0 else []
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        return kind_across(self._segments, kind, after, limit)
-
-    def last_of_kind(self, kind: Kind, count: int) -> list[Record]:
-        """The last ``count`` records of one kind, in order."""
-        records: list[Record] = []
-        for segment in reversed(self._segments):
-            if len(records) < count:
-                records = segment.last_of_kind(kind, count - len(records)) + records
-        return records
-
-    def end(self, partition: int = 0) -> int:
-        """The last committed offset."""
-        return last_across(self._segments) if partition == 0 else START
-
-    def tallies(self) -> dict[str, int]:
-        """Counts of what left no record."""
-        return self._segments[-1].tallies() if self._segments else {}
-
-    def segments(self) -> Sequence[Segment]:
-        """The files, oldest first."""
-        return self._segments
-
-    def close(self) -> None:
-        """Let go of the files."""
-        for segment in self._segments:
-            segment.close()
 
 
 class SqliteJournal:
@@ -259,38 +209,6 @@ class SqliteJournal:
         for segment in self._segments:
             segment.close()
         self._lock.release()
-
-
-def segment_paths(folder: Path) -> list[Path]:
-    """The segments' files, oldest first."""
-    return sorted(folder.glob("segment-*.sqlite"))
-
-
-def read_across(segments: Sequence[Segment], after: int, limit: int) -> list[Record]:
-    """Read on through segments, oldest first."""
-    records: list[Record] = []
-    for index, segment in enumerate(segments):
-        is_behind_us = index + 1 < len(segments) and segments[index + 1].first <= after + 1
-        if not is_behind_us and len(records) < limit:
-            records += segment.read(after, limit - len(records))
-    return records
-
-
-def kind_across(segments: Sequence[Segment], kind: Kind, after: int, limit: int) -> list[Record]:
-    """The same for one kind."""
-    records: list[Record] = []
-    for segment in segments:
-        if len(records) < limit:
-            records += segment.of_kind(kind, after, limit - len(records))
-    return records
-
-
-def last_across(segments: Sequence[Segment]) -> int:
-    """The last offset of the youngest segment that has a record."""
-    for segment in reversed(segments):
-        if (last := segment.last_offset()) is not None:
-            return last
-    return START
 
 
 def _create(folder: Path, first: int, pipeline: str, incarnation: str | None, clock: int = 0) -> Segment:

@@ -14,7 +14,7 @@ from journal.checkpoint import FoldFile
 from journal.errors import RivermillError
 from journal.log import START
 from journal.record import Kind
-from journal.sqlite_log import SqliteReader
+from journal.sqlite_reader import SqliteReader
 from rivermill.settings import HOME_VARIABLE, Home
 
 # SQLite 3.7.0 to 3.51.2 can corrupt a database when a checkpoint races a write on another connection.

@@ -15,7 +15,7 @@ from journal.clock import format_span, format_time
 from journal.errors import CallerError, UnknownName
 from journal.log import START
 from journal.record import Kind, Record
-from journal.sqlite_log import SqliteReader
+from journal.sqlite_reader import SqliteReader
 from rivermill.settings import Home
 
 Facts = dict[str, Any]

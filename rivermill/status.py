@@ -7,7 +7,7 @@ from journal.body import Snapshot, decode
 from journal.checkpoint import FoldFile
 from journal.clock import format_time
 from journal.record import Kind
-from journal.sqlite_log import SqliteReader
+from journal.sqlite_reader import SqliteReader
 from rivermill.settings import Home
 
 Facts = dict[str, Any]

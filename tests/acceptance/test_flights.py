@@ -9,6 +9,7 @@ import pytest
 from river import metrics, stream
 
 from features import dataset
+from features.examples import ARROW_TYPES
 from features.reader import column_name
 from journal.body import Definition, Prediction, decode
 from journal.clock import HOUR
@@ -123,7 +124,7 @@ def test_a_dataset_rebuilt_by_the_join_has_the_same_hash(
     for view in flights.pipeline.service.views:
         for field, kind in view.fields:
             name = column_name(view, field)
-            column = joined.column(name).cast(dataset.ARROW_TYPES[kind])
+            column = joined.column(name).cast(ARROW_TYPES[kind])
             table = table.set_column(table.schema.get_field_index(name), name, column)
     assert dataset.hash_rows(table) == made.hash
     assert dataset.verify(flights.journal, flights.home.datasets, made.version) == made

@@ -15,7 +15,8 @@ from journal.clock import DAY, SECOND
 from journal.errors import Corrupt, DurabilityLost, Misconfigured, NotWritable, OwnedElsewhere
 from journal.log import START, Repeat, Replayed
 from journal.record import Cause, Draft, Kind
-from journal.sqlite_log import SqliteJournal, SqliteReader, segment_paths
+from journal.sqlite_log import SqliteJournal
+from journal.sqlite_reader import SqliteReader, segment_paths
 
 NOON = 1_357_041_600 * SECOND
 

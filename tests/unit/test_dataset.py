@@ -1,0 +1,165 @@
+"""Versioned datasets over hand-made journals: hashes, rules, verification, interrupted builds."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from features import dataset
+from features.examples import collect
+from journal.body import Definition, Example, Expired, Prediction, draft_of
+from journal.errors import Corrupt, Refused, UnknownName
+from journal.memory_log import MemoryJournal
+from journal.record import Kind
+
+DEFINITION = Definition(
+    service="s@1", request=["n"], views=["v@1"], columns=["n", "v__x", "v__name"], types=["int64", "float64", "string"]
+)
+
+
+def prediction(key: str, values: list[Any], service: str = "s@1") -> Any:
+    body = Prediction(
+        key=key,
+        question=0,
+        service=service,
+        values=values,
+        stamps=[None],
+        score=0.5,
+        line="l",
+        model="",
+        snapshot=-1,
+        control=1,
+        degraded=False,
+        build="b",
+    )
+    return draft_of(body, kind=Kind.PREDICTION, stream="predictions", id=f"p-{key}")
+
+
+def example(of: int, outcome: bool) -> Any:
+    return draft_of(
+        Example(key="", prediction=of, label=0, outcome=outcome), kind=Kind.EXAMPLE, stream="e", id=f"ex-{of}"
+    )
+
+
+@pytest.fixture
+def journal() -> MemoryJournal:
+    """Four predictions at offsets 1 to 4: two examples, one expired, one pending."""
+    journal = MemoryJournal("t")
+    journal.append([draft_of(DEFINITION, kind=Kind.DEFINITION, stream="f", id="s@1")])
+    journal.append([prediction(key, [n, n / 3, None if n == 2 else "x"]) for n, key in enumerate("abcd", 1)])
+    expired = Expired(key="c", prediction=3, reason="no_label")
+    journal.append([example(2, True), draft_of(expired, kind=Kind.EXPIRED, stream="e", id="end"), example(1, False)])
+    return journal
+
+
+def test_every_prediction_is_a_row_or_a_counted_exclusion(journal: MemoryJournal) -> None:
+    rows = collect(journal, journal.end())
+    assert (rows.considered, rows.excluded) == (4, {"no_label": 1, "pending": 1})
+    assert rows.table.column("prediction").to_pylist() == [1, 2]
+    assert rows.table.column("outcome").to_pylist() == [False, True]
+    assert rows.table.column("v__x").to_pylist() == [1 / 3, 2 / 3]
+    assert rows.table.column("v__name").to_pylist() == ["x", None]
+
+
+def test_a_range_sees_nothing_behind_it(journal: MemoryJournal) -> None:
+    rows = collect(journal, 5)
+    assert (rows.considered, rows.excluded, rows.table.num_rows) == (4, {"pending": 3}, 1)
+
+
+def test_an_empty_range_is_refused() -> None:
+    with pytest.raises(Refused, match="defines no feature service"):
+        collect(MemoryJournal("t"), 0)
+
+
+def test_two_services_are_not_mixed(journal: MemoryJournal) -> None:
+    journal.append([prediction("z", [9, 9.0, "z"], service="s@2"), example(journal.end() + 1, True)])
+    with pytest.raises(Refused, match="s@2 stand beside those of s@1"):
+        collect(journal, journal.end())
+
+
+def test_a_build_is_immutable_and_repeatable(journal: MemoryJournal, tmp_path: Path) -> None:
+    made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
+    stamp = (tmp_path / made.version / "rows.parquet").stat().st_mtime_ns
+    assert dataset.build(journal, tmp_path, "t", journal.end(), "b") == made
+    assert (tmp_path / made.version / "rows.parquet").stat().st_mtime_ns == stamp
+    assert (made.rows_in, made.rows_out, made.positives) == (2, 2, 1)
+    assert made.version == f"t-{made.hash[:12]}"
+    assert dataset.versions(tmp_path) == [made]
+    assert dataset.verify(journal, tmp_path, made.version) == made
+
+
+def test_an_interrupted_build_is_no_version_and_is_built_again(journal: MemoryJournal, tmp_path: Path) -> None:
+    made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
+    folder = tmp_path / made.version
+    for torn in (folder.with_name(f".{folder.name}.partial"), folder):
+        (torn / "junk").parent.mkdir(exist_ok=True)
+        (torn / "manifest.json").unlink(missing_ok=True)
+    assert dataset.versions(tmp_path) == []
+    assert dataset.build(journal, tmp_path, "t", journal.end(), "b") == made
+    assert dataset.verify(journal, tmp_path, made.version) == made
+
+
+def test_a_changed_file_or_journal_is_found(journal: MemoryJournal, tmp_path: Path) -> None:
+    made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
+    path = tmp_path / made.version / "rows.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(4, "v__x", pa.array([1.0, 2.0])), path)
+    with pytest.raises(Corrupt, match="in its file"):
+        dataset.verify(journal, tmp_path, made.version)
+    path.write_bytes(b"torn")
+    with pytest.raises(Corrupt, match=made.version):
+        dataset.verify(journal, tmp_path, made.version)
+    with pytest.raises(Corrupt, match="rebuilt from the journal"):
+        dataset.verify(_with_other_outcome(journal), tmp_path, made.version)
+
+
+def _with_other_outcome(journal: MemoryJournal) -> MemoryJournal:
+    other = MemoryJournal("t")
+    for record in journal.read(0, -1, 100):
+        other.append([example(2, False) if record.id == "ex-2" else record])
+    return other
+
+
+@pytest.mark.parametrize("name", ["t-000", "../t", "", "."])
+def test_unknown_versions_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnknownName, match="there are: none"):
+        dataset.load(tmp_path, name)
+
+
+def test_the_hash_is_of_the_content_alone() -> None:
+    columns = {"a": pa.array([1.5, None, -0.5]), "b": pa.array(["x", "", None]), "c": pa.array([True, None, False])}
+    table = pa.table(columns)
+    pieces = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert dataset.hash_rows(pieces) == dataset.hash_rows(table)
+    buried = pa.Array.from_buffers(
+        pa.float64(), 3, [columns["a"].buffers()[0], pa.array([1.5, 9.9, -0.5]).buffers()[1]]
+    )
+    assert buried.to_pylist() == [1.5, None, -0.5]
+    assert dataset.hash_rows(table.set_column(0, "a", buried)) == dataset.hash_rows(table)
+
+
+def test_any_change_of_content_changes_the_hash() -> None:
+    table = pa.table({"a": pa.array([1.5, None]), "b": pa.array(["x", None])})
+    others = [
+        table.rename_columns(["a", "c"]),
+        table.set_column(0, "a", pa.array([1.5, 0.0])),
+        table.set_column(0, "a", pa.array([1.5000000000000002, None])),
+        table.set_column(1, "b", pa.array(["x", ""])),
+        table.take(pa.array([1, 0])),
+        table.slice(0, 1),
+    ]
+    assert len({dataset.hash_rows(each) for each in [table, *others]}) == len(others) + 1
+
+
+def test_rows_that_break_the_rules_are_named() -> None:
+    good = {"prediction": [1, 2], "x": [0.5, None], "outcome": [True, False]}
+    dataset.check(pa.table(good))
+    for column, values, words in (
+        ("x", [0.5, float("inf")], "x: not finite"),
+        ("prediction", [1, 1], "prediction: field_uniqueness"),
+        ("outcome", [True, None], "outcome: not_nullable"),
+    ):
+        with pytest.raises(Refused, match=words):
+            dataset.check(pa.table({**good, column: values}))
