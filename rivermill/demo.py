@@ -1,6 +1,5 @@
 """Runs in lock-step: recorded events, a file, a release; each resumable, each ending in one object of figures."""
 
-import hashlib
 import shutil
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from journal.errors import Refused, UnknownName
 from journal.log import START
 from journal.record import Kind
 from rivermill.build import build_fingerprint
+from rivermill.input_file import InputFile, require_file
 from rivermill.live_line import LiveLine
 from rivermill.lockstep import Progress
 from rivermill.pipeline import load_pipeline
@@ -56,11 +56,10 @@ def run_file(folder: Path, home: Home, file: Path, *, quiet: bool) -> Figures:
     Raises:
         UnknownName: There is no such file.
     """
-    if not file.is_file():
-        raise UnknownName(which=f"file {file}", fix="Give a file with one JSON CloudEvent per line")
-    with _running(open_run(load_pipeline(folder), home)) as run, file.open("rb") as lines:
-        sink = f"file:{_first_line_digest(file)}"
-        return _play(run, (line.rstrip(b"\r\n") for line in lines), sink, quiet=quiet)
+    require_file(file)
+    with _running(open_run(load_pipeline(folder), home)) as run:
+        given = InputFile(file, run.journal)
+        return _play(run, given.events(), given.sink, quiet=quiet, seal=given.seal)
 
 
 def release(folder: Path, home: Home, quarantine_id: str, *, advance: bool, why: str) -> Figures:
@@ -88,11 +87,15 @@ def _running(run: Run) -> Iterator[Run]:
         run.close()
 
 
-def _play(run: Run, events: Iterable[bytes], sink: str, *, quiet: bool) -> Figures:
+def _play(
+    run: Run, events: Iterable[bytes], sink: str, *, quiet: bool, seal: Callable[[], None] = lambda: None
+) -> Figures:
     started = time.perf_counter()
     before = run.journal.mark(sink)
     with LiveLine(run, quiet=quiet) as live:
-        offered = run.lockstep.play(events, sink, progress=_after_group(run, live.update), notice=live.notice)
+        offered = run.lockstep.play(
+            events, sink, progress=_after_group(run, live.update), notice=live.notice, seal=seal
+        )
         live.finishing()
         run.flush_history()
         figures = _figures(run)
@@ -178,9 +181,3 @@ def _finished(home: Home, arguments: Figures) -> Figures | None:
         )
     figures: Figures | None = note.get("figures")
     return figures
-
-
-def _first_line_digest(file: Path) -> str:
-    """Names an input by its first line: a file that has grown since goes on where it stopped."""
-    with file.open("rb") as lines:
-        return hashlib.sha256(lines.readline()).hexdigest()[:16]

@@ -117,7 +117,7 @@ def _checkpoints(home: Home) -> str:
 
 def _model(home: Home) -> str:
     from journal.blobs import DirectoryBlobs  # noqa: PLC0415 - not needed by the other checks
-    from registry.signing import Signer  # noqa: PLC0415
+    from registry.signing import Verifier, public_path  # noqa: PLC0415
     from rivermill.wiring import flavor_named  # noqa: PLC0415
     from serving.predictor import Predictor  # noqa: PLC0415
 
@@ -127,6 +127,6 @@ def _model(home: Home) -> str:
     if not records:
         return "the prior: no snapshot yet"
     snapshot = decode(records[-1].body, Snapshot)
-    verifier = Signer.open(home.keys / "signing.key")
+    verifier = Verifier.open(public_path(home.keys / "signing.key"))
     Predictor(flavor_named(snapshot.family), DirectoryBlobs(home.blobs), verifier, prior=0.5).follow(snapshot)
     return f"{snapshot.line} after {snapshot.examples} examples: signature and digest hold"

@@ -80,6 +80,7 @@ class Lockstep:
         group: int = EVENTS_PER_GROUP,
         progress: Callable[[Progress], None] = lambda _: None,
         notice: Callable[[int, Taken], None] = lambda _, __: None,
+        seal: Callable[[], None] = lambda: None,
     ) -> int:
         """Offer every event that this sink has not offered before; return how many lines the input had.
 
@@ -89,6 +90,7 @@ class Lockstep:
             group: Events per commit. It changes nothing but speed.
             progress: Called after each commit.
             notice: Called with the line's number (from 0) and its fate, if that is anything but `Accepted`.
+            seal: Called at the end of each group, inside its transaction.
         """
         mark = self.journal.mark(sink)
         line = mark.offset + 1 if mark else 0
@@ -101,6 +103,7 @@ class Lockstep:
                         if not isinstance(taken, Accepted):
                             notice(line, taken)
                         line += 1
+                    seal()
                 self.commit_folds()
                 progress(Progress(line, self.journal.clock))
         return line

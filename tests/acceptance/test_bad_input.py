@@ -190,6 +190,22 @@ def test_a_file_that_has_grown_goes_on_where_it_stopped(
     assert played()["digest"] == grown
 
 
+def test_another_file_that_begins_alike_is_another_input(
+    tmp_path: Path, command: Command, recorded: list[bytes]
+) -> None:
+    """Nothing of it is skipped as if it had been read: what the journal knows is a repeat, the rest is new."""
+    file = tmp_path / "first.jsonl"
+    file.write_bytes(b"\n".join([*recorded[:50], b"broken"]))
+    command("play", str(PHISHING), str(file))
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b"\n".join([recorded[0], *recorded[20:]]))
+    code, out, _ = command("play", str(PHISHING), str(other), "--json")
+    figures = json.loads(out)
+    assert (code, figures["events"], figures["repeated"], figures["refused"]) == (0, 400, 31, 1)
+    again = json.loads(command("play", str(PHISHING), str(file), "--json")[1])
+    assert (again["digest"], again["repeated"], again["refused"]) == (figures["digest"], 31, 1)
+
+
 def test_unknown_names_are_named(command: Command, played: Callable[..., dict[str, Any]]) -> None:
     played()
     for arguments, words in (
