@@ -88,6 +88,13 @@ class FeatureReader:
             stamps.append(None)
         return Features(values, stamps, degraded)
 
+    def nothing(self, question: Mapping[str, Any]) -> Features:
+        """The question's own fields, and nothing else."""
+        values: list[Any] = [question[name] for name in self._request]
+        for _, _, _, _, missing in self._views:
+            values += missing
+        return Features(values, [None] * len(self._views), degraded=True)
+
     def _key(self, question: Mapping[str, Any], join_keys: Sequence[str]) -> bytes | None:
         key = [question[name] for name in join_keys]
         return None if None in key else encode_key(key)

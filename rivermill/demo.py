@@ -15,6 +15,7 @@ from journal.blobs import write_durably
 from journal.digest import digest_journal, digest_parts
 from journal.errors import Refused, UnknownName
 from journal.log import START
+from journal.owner import OwnerLock
 from journal.record import Kind
 from rivermill.build import build_fingerprint
 from rivermill.input_file import InputFile, require_file
@@ -35,7 +36,7 @@ def run_demo(folder: Path, home: Home, weeks: int, *, fresh: bool, quiet: bool) 
     """
     arguments = {"pipeline": home.pipeline, "weeks": weeks}
     if fresh:
-        shutil.rmtree(home.folder, ignore_errors=True)
+        _delete(home)
     finished = _finished(home, arguments)
     if finished is not None:
         return finished
@@ -159,6 +160,14 @@ def _dataset(run: Run) -> Figures | None:
         "rows_out": made.rows_out,
         "hash": made.hash,
     }
+
+
+def _delete(home: Home) -> None:
+    """Delete a pipeline's state, unless a process owns it."""
+    if home.exists:
+        lock = OwnerLock(home.journal)
+        shutil.rmtree(home.folder)
+        lock.release()
 
 
 def _note(home: Home) -> Path:

@@ -1,7 +1,8 @@
 """The only module that names adapters: it makes a pipeline's journal, folds and stores, and joins them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from features.feast_store import apply, open_store
 from features.history import History
@@ -17,9 +18,10 @@ from journal.fold import Fold
 from journal.intake import Intake
 from journal.log import START
 from journal.privacy import KeyTable
-from journal.record import FORMAT, Draft, Kind, Record
+from journal.record import FORMAT, Cause, Draft, Kind, Record
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
+from journal.stamp import is_behind
 from registry.flavor import Flavor
 from registry.signing import Signer
 from rivermill.build import build_fingerprint, library_fingerprint
@@ -133,6 +135,7 @@ def _answer(
             pipeline.line.settings.prior,
         ),
         next_at=journal.next_at,
+        is_answered=_is_answered(journal),
         read_record=_read_one(journal),
         build=build_fingerprint(),
     )
@@ -150,7 +153,14 @@ def _learner(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Learner:
     )
 
 
-def _read_one(journal: SqliteJournal) -> Any:
+def _is_answered(journal: SqliteJournal) -> Callable[[Record], bool]:
+    def is_answered(question: Record) -> bool:
+        return is_behind(Cause(question.partition, question.offset, 0), journal.mark(AnswerFold.name))
+
+    return is_answered
+
+
+def _read_one(journal: SqliteJournal) -> Callable[[int], Record]:
     def read(offset: int) -> Record:
         return journal.read(0, offset - 1, 1)[0]
 

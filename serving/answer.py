@@ -1,6 +1,8 @@
 """Questions that come as events: each gets its prediction, with all that it was made from.
 
-What is served changes only at echoes: a bootstrap decision names the line, a published snapshot moves it.
+- What is served changes only at echoes: a bootstrap decision names the line, a published snapshot moves it.
+- A question that the journal holds the answer to is not asked again: the features that it saw are gone by then.
+- Where a view must not be stale and is, the prior answers, degraded, with no features.
 """
 
 import hashlib
@@ -8,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from features.reader import FeatureReader
+from features.reader import FeatureReader, Features, StaleFeatures
 from journal.body import Decision, Definition, Prediction, Snapshot, body_of, decode, draft_of
 from journal.checkpoint import FoldFile
 from journal.log import START
@@ -42,6 +44,7 @@ class AnswerFold:
         reader: FeatureReader,
         predictor: Predictor,
         next_at: Callable[[], int],
+        is_answered: Callable[[Record], bool],
         read_record: Callable[[int], Record],
         build: str,
     ) -> None:
@@ -54,12 +57,14 @@ class AnswerFold:
             reader: Where features come from.
             predictor: What computes the score.
             next_at: The journal's ``at`` for the record that would come next: the prediction's own.
+            is_answered: Whether the journal holds this question's prediction already.
             read_record: A record by its offset.
             build: Fingerprint of the code and libraries.
         """
         self._stream, self._key, self._definition = stream, key, definition
         self._reader, self._predictor = reader, predictor
-        self._next_at, self._read_record, self._build = next_at, read_record, build
+        self._next_at, self._is_answered, self._read_record = next_at, is_answered, read_record
+        self._build = build
         self.served = Served()
         self.answers = 0
         self.degraded = 0
@@ -85,7 +90,7 @@ class AnswerFold:
     def apply(self, record: Record) -> Sequence[Draft]:
         """Answer a question; follow a snapshot or a decision."""
         if record.kind is Kind.SOURCE and record.stream == self._stream:
-            return [self._answer(record)]
+            return () if self._is_answered(record) else (self._answer(record),)
         if record.kind is Kind.PREDICTION:
             self._count(body_of(record, Prediction))
         elif record.kind is Kind.SNAPSHOT:
@@ -95,7 +100,7 @@ class AnswerFold:
         return ()
 
     def _answer(self, question: Record) -> Draft:
-        features = self._reader.read(question.data, self._next_at())
+        features, score, fell_back = self._score(question)
         served = self.served
         body = Prediction(
             key=str(question.data[self._key]),
@@ -103,12 +108,12 @@ class AnswerFold:
             service=self._definition.service,
             values=features.values,
             stamps=features.stamps,
-            score=self._predictor.predict_one(self._definition.columns, features.values),
+            score=score,
             line=served.line,
             model=self._predictor.digest,
             snapshot=served.snapshot,
             control=served.control,
-            degraded=features.degraded or not self._predictor.is_ready,
+            degraded=fell_back or features.degraded,
             build=self._build,
         )
         return draft_of(
@@ -121,6 +126,15 @@ class AnswerFold:
             principal=question.principal,
             trace=question.trace,
         )
+
+    def _score(self, question: Record) -> tuple[Features, float, bool]:
+        """What is known, the score, and whether a fallback gave it."""
+        try:
+            features = self._reader.read(question.data, self._next_at())
+        except StaleFeatures:
+            return self._reader.nothing(question.data), self._predictor.prior, True
+        score = self._predictor.predict_one(self._definition.columns, features.values)
+        return features, score, not self._predictor.is_ready
 
     def _count(self, prediction: Prediction) -> None:
         self.answers += 1

@@ -13,7 +13,8 @@ class Predictor:
     """Holds one model in memory and swaps it whole."""
 
     def __init__(self, flavor: Flavor, blobs: Blobs, verifier: Verifier, prior: float) -> None:
-        self._flavor, self._blobs, self._verifier, self._prior = flavor, blobs, verifier, prior
+        self._flavor, self._blobs, self._verifier = flavor, blobs, verifier
+        self.prior = prior
         self._model: Any = None
         self.digest = ""
 
@@ -38,5 +39,5 @@ class Predictor:
     def predict_one(self, columns: list[str], values: list[Any]) -> float:
         """Probability of the positive class."""
         if self._model is None:
-            return self._prior
+            return self.prior
         return self._flavor.predict_one(self._model, self._flavor.inputs(columns, values))
