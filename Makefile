@@ -26,8 +26,9 @@ floors: $(READY)
 check: lint types floors test  ## all that CI runs
 
 bench: $(READY)  ## figures beside their limits; minutes, not seconds
-	$(BIN)/python -m benchmarks.lockstep
-	$(BIN)/python benchmarks/windows.py
+	$(BIN)/python -m benchmarks.lockstep --weeks 10
+	$(BIN)/python -m benchmarks.windows
+	$(BIN)/python -m benchmarks.accuracy
 
 lock: $(READY)  ## pin anew (needs uv)
 	uv pip compile --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --all-extras \
@@ -37,7 +38,8 @@ clean:
 	rm -rf $(VENV) .rivermill build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(READY): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	touch $@
+	@echo "setting up $(VENV), once"; begun=$$(date +%s); \
+	{ test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . && \
+	touch $@ && echo "set up in $$(($$(date +%s) - begun)) s"

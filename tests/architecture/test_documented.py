@@ -37,6 +37,29 @@ def test_every_verb_and_option_is_in_the_docs(name: str, command: click.Command)
         assert option.name == "as_json" or any(f"`{spelling}`" in line for spelling in option.opts), option.opts
 
 
+def commands_in_docs() -> list[tuple[str, str]]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    found = [
+        (path.name, line.strip())
+        for path in pages
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(\.venv/bin/)?rivermill [a-z]", line)
+    ]
+    assert len(found) >= 8
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands_in_docs())
+def test_every_command_in_the_docs_exists(page: str, line: str) -> None:
+    command: click.Command = rivermill
+    words = re.split(r"\s{2,}", line)[0].split()[1:]
+    while isinstance(command, click.Group):
+        assert words and words[0] in command.commands, (page, line)
+        command = command.commands[words.pop(0)]
+    options = {spelling for option in command.params if isinstance(option, click.Option) for spelling in option.opts}
+    assert {word for word in words if word.startswith("-")} <= options, (page, line)
+
+
 def test_every_verb_prints_json_and_has_help() -> None:
     for name, command in verbs(rivermill, "rivermill"):
         assert command.help, name
