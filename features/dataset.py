@@ -66,8 +66,9 @@ def build(journal: Readable, root: Path, pipeline: str, through: int, fingerprin
     check(rows.table)
     manifest = _manifest(rows, pipeline, journal.incarnation, through, fingerprint)
     folder = root / manifest.version
-    if not (folder / "manifest.json").exists():
-        _write(folder, rows.table, manifest)
+    if (folder / "manifest.json").exists():
+        return load(root, manifest.version)
+    _write(folder, rows.table, manifest)
     return manifest
 
 

@@ -7,8 +7,8 @@ Rules:
 - A source event touches one entity in every window view that its stream feeds and whose join keys it has. Its row holds
   the state after all that left and all that came.
 - A window row's event time is the clock, its known time the record's ``at``: per entity both never decrease.
-- An event later than the allowed lateness changes no window and is counted. A late one enters its own tile, if that is
-  still in the window.
+- An event later than the allowed lateness changes no window and is counted, unless a decision released it. A late one
+  enters its own tile, if that is still in the window.
 - A plain view's row has the record's own time; the table's guard refuses one that is older than what it holds.
 - Rows are offered view by view as declared, within a view by key. Those that the table accepts go to the outbox.
 """
@@ -25,6 +25,7 @@ from features.feeds import StreamFeeds
 from features.rows import Row
 from features.views import ViewPlan
 from features.windows import Window
+from journal.body import Decision, body_of
 from journal.checkpoint import FoldFile
 from journal.errors import Refused
 from journal.record import Draft, Kind, Record
@@ -63,7 +64,7 @@ class FeatureFold:
 
     name: ClassVar[str] = "features"
     version: ClassVar[int] = 1
-    kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SOURCE})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SOURCE, Kind.DECISION})
     resume_offset: ClassVar[int | None] = None
 
     def __init__(self, plans: Sequence[ViewPlan], lateness: int, table: Table, outbox: RowsOut) -> None:
@@ -86,6 +87,7 @@ class FeatureFold:
         self.clock = 0
         self.late_dropped = 0
         self.superseded = 0
+        self._released = ""
         self._timers = Timers()
         self._windows = {view.name: view for view in windows}
         self._plain_rows: dict[str, list[Row]] = {plan.name: [] for plan in plain}
@@ -95,6 +97,9 @@ class FeatureFold:
 
     def apply(self, record: Record) -> Sequence[Draft]:
         """Take one record. It derives nothing for the journal."""
+        if record.kind is Kind.DECISION:
+            self._obey(body_of(record, Decision))
+            return ()
         time = record.at if record.time is None else record.time
         touched: list[Entity] = []
         if time > self.clock:
@@ -111,6 +116,10 @@ class FeatureFold:
             self._offer(touched, record.at)
         return ()
 
+    def _obey(self, decision: Decision) -> None:
+        if decision.action == "release":
+            self._released = decision.details["event"]
+
     def _expire(self, offset: int, touched: list[Entity]) -> None:
         for entity in self._timers.fire(self.clock):
             if entity.touched != offset:
@@ -119,10 +128,10 @@ class FeatureFold:
 
     def _feed(self, feeds: StreamFeeds, record: Record, time: int, touched: list[Entity]) -> None:
         clock, offset, data = self.clock, record.offset, record.data
-        if time < clock - self.lateness:
+        id_ = record.id
+        if time < clock - self.lateness and id_ != self._released:
             self.late_dropped += 1
             return
-        id_ = record.id
         samples = [sample(data, time, id_, clock) for sample in feeds.samplers]
         for feed in feeds.feeds:
             entity = feed(data, samples)
@@ -184,7 +193,7 @@ class FeatureFold:
         if file.get("fold", b"views") != self._definition():
             fix = "Play into a fresh home, or restore views.py and the contracts"
             raise Refused(which=f"{file.path.name} holds the state of other view definitions", fix=fix)
-        self.clock, self.late_dropped, self.superseded = _decode(counters)
+        self.clock, self.late_dropped, self.superseded, self._released = _decode(counters)
         for key, blob in file.scan("windows"):
             name, _, entity_key = key.partition(b"\0")
             self._restore(self._windows[name.decode()].restore(entity_key), _decode(blob))
@@ -209,8 +218,8 @@ class FeatureFold:
         """How many entities of each window view are held in memory."""
         return {view.name: len(view.entities) for view in self._windows.values()}
 
-    def _counters(self) -> tuple[int, int, int]:
-        return self.clock, self.late_dropped, self.superseded
+    def _counters(self) -> tuple[int, int, int, str]:
+        return self.clock, self.late_dropped, self.superseded, self._released
 
     def _definition(self) -> bytes:
         return _encode([(plan.name, plan.digest) for plan in self.plans])

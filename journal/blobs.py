@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from journal.errors import Corrupt, UnknownName
+from journal.errors import Corrupt, DurabilityLost, UnknownName
 
 
 class Blobs(Protocol):
@@ -62,14 +62,24 @@ class DirectoryBlobs:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file in one step: its whole new content, fsynced, or what was there before."""
+    """Replace a file in one step: its whole new content, fsynced, or what was there before.
+
+    Raises:
+        DurabilityLost: The disk is full, or a write failed.
+    """
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_folder(path.parent)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise DurabilityLost(
+            which=f"{path} ({error.strerror})", fix="Make room on the disk, then start again"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

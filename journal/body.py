@@ -14,11 +14,20 @@ Stamp = tuple[int, int]
 
 
 class Genesis(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal's first record: whose it is and what moves its clock."""
+    """The journal's first record.
+
+    Attributes:
+        pipeline: Whose it is.
+        clock: What moves its clock: ``events``.
+        format: Of the records.
+        rules: What the folds were made by, in words: name to canonical text. A journal's rules never change, or its
+            state would not follow from it.
+    """
 
     pipeline: str
     clock: str
     format: int
+    rules: dict[str, str] = {}
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):

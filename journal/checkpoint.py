@@ -6,14 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from journal.errors import Corrupt
+import apsw
+
+from journal.errors import Corrupt, DurabilityLost
 from journal.log import Position
 from journal.sqlite import open_database
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS position (
     fold TEXT PRIMARY KEY, version INTEGER NOT NULL, fingerprint TEXT NOT NULL,
-    incarnation TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL) STRICT;
+    incarnation TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+    checksum INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS state (
     space TEXT, key BLOB, value BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (space, key)
 ) STRICT, WITHOUT ROWID;
@@ -32,27 +35,44 @@ class FoldFile:
 
     def position(self, fold: str) -> Position | None:
         """Where the fold stood at its last commit; None before the first."""
-        row = self.db.execute("SELECT incarnation, partition, offset FROM position WHERE fold = ?", (fold,)).get
-        return Position(*row) if row else None
+        row = self._place(fold)
+        return Position(*row[2:]) if row else None
 
     def identity(self, fold: str) -> tuple[int, str] | None:
         """The fold's version and the library fingerprint that wrote the state."""
-        row: tuple[int, str] | None = self.db.execute(
-            "SELECT version, fingerprint FROM position WHERE fold = ?", (fold,)
+        row = self._place(fold)
+        return (row[0], row[1]) if row else None
+
+    def _place(self, fold: str) -> tuple[Any, ...] | None:
+        row = self.db.execute(
+            "SELECT version, fingerprint, incarnation, partition, offset, checksum FROM position WHERE fold = ?",
+            (fold,),
         ).get
-        return row
+        if row is not None and _place_checksum(fold, row[:-1]) != row[-1]:
+            raise Corrupt(which=f"{self.path.name}, position of fold {fold!r}", fix=_REBUILD)
+        return None if row is None else row[:-1]
 
     def set_position(self, fold: str, version: int, fingerprint: str, position: Position) -> None:
         """Move the fold's position, inside the transaction that saves its state."""
+        place = (version, fingerprint, *position)
         self.db.execute(
-            "INSERT OR REPLACE INTO position VALUES (?, ?, ?, ?, ?, ?)", (fold, version, fingerprint, *position)
+            "INSERT OR REPLACE INTO position VALUES (?, ?, ?, ?, ?, ?, ?)", (fold, *place, _place_checksum(fold, place))
         )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """State, embedded rows and position: all of it or none."""
-        with self.db:
-            yield
+        """State, embedded rows and position: all of it or none.
+
+        Raises:
+            DurabilityLost: The disk is full, or a write failed.
+        """
+        try:
+            with self.db:
+                yield
+        except (apsw.FullError, apsw.IOError) as error:
+            raise DurabilityLost(
+                which=f"{self.path.name} ({error})", fix="Make room on the disk, then start again"
+            ) from error
 
     def put(self, space: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Write keyed state."""
@@ -82,6 +102,9 @@ class FoldFile:
         found = self.db.execute("PRAGMA integrity_check(1)").get
         if found != "ok":
             raise Corrupt(which=f"{self.path.name}: {found}", fix=_REBUILD)
+        folds: list[Any] = self.db.execute("SELECT fold FROM position").fetchall()
+        for (fold,) in folds:
+            self._place(fold)
         spaces: list[Any] = self.db.execute("SELECT DISTINCT space FROM state").fetchall()
         for (space,) in spaces:
             for _ in self.scan(space):
@@ -104,6 +127,10 @@ class FoldFile:
                 fix=_REBUILD,
             )
         return value
+
+
+def _place_checksum(fold: str, place: tuple[Any, ...]) -> int:
+    return zlib.crc32(repr((fold, *place)).encode())
 
 
 def _checksum(key: bytes, value: bytes) -> int:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from journal.log import Conflict, Outcome, Repeat, Replayed
 from journal.record import Cause, Draft, Kind, Record
-from journal.stamp import Stamper, causes, identity, is_behind
+from journal.stamp import Stamper, causes, identity, is_behind, is_remembered
 
 
 class MemoryJournal:
@@ -56,9 +56,7 @@ class MemoryJournal:
         if offset is None:
             return None
         record = self._records[offset]
-        if self._window is None or (record.time or record.at) >= self.clock - self._window:
-            return record
-        return None
+        return record if is_remembered(record, self.clock, self._window) else None
 
     @contextmanager
     def group(self) -> Iterator[None]:

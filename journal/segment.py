@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL)
 """
 _RARE = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.DECISION})
 
+_ENDS = "its marks, tallies or clock"
 _KINDS = {kind.value: kind for kind in Kind}
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -119,15 +120,33 @@ class Segment:
         """Write counts inside the open transaction."""
         self.db.executemany("INSERT OR REPLACE INTO tally VALUES (?, ?)", tallies.items())
 
+    def seal_ends(self, marks: dict[str, Cause], tallies: dict[str, int], last_at: int, clock: int) -> None:
+        """Write a checksum over what a segment ends with; inside the transaction that changed it."""
+        self.set_meta(ends=_ends_checksum(marks, tallies, last_at, clock))
+
+    def check_ends(self) -> None:
+        """Raise `Corrupt` when marks, tallies, clock or last stamp are not what the last commit wrote."""
+        ends = self.meta("ends")
+        found = _ends_checksum(self.marks(), self.tallies(), self.meta("last_at") or 0, self.meta("clock") or 0)
+        if ends is not None and ends != found:
+            raise self._corrupt(_ENDS)
+
     def damage(self) -> Iterator[Corrupt]:
         """Every record whose checksum fails, and every page that SQLite finds broken."""
         try:
             for (line,) in self.db.execute("PRAGMA integrity_check(20)"):
                 if line != "ok":
                     yield self._corrupt(str(line))
+            expected = self.first
             for offset, checksum, data in self.db.execute("SELECT offset, checksum, data FROM record ORDER BY offset"):
+                if offset != expected:
+                    yield self._corrupt(f"records {expected} to {offset - 1} are missing")
                 if _checksum(offset, data) != checksum:
                     yield self._corrupt(_record_name(offset))
+                expected = offset + 1
+            self.check_ends()
+        except Corrupt as error:
+            yield error
         except (apsw.CorruptError, apsw.NotADBError) as error:
             yield self._corrupt(str(error))
 
@@ -161,6 +180,10 @@ def _kind_clause(kind: Kind) -> str:
     literal = f"kind = '{kind.value}'"
     rare = "', '".join(sorted(_RARE))
     return f"{literal} AND kind IN ('{rare}')" if kind in _RARE else literal
+
+
+def _ends_checksum(marks: dict[str, Cause], tallies: dict[str, int], last_at: int, clock: int) -> int:
+    return zlib.crc32(_encode((sorted(marks.items()), sorted(tallies.items()), last_at, clock)))
 
 
 def _record_name(offset: int) -> str:

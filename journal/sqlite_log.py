@@ -18,7 +18,7 @@ from journal.owner import OwnerLock
 from journal.record import FORMAT, Cause, Draft, Kind, Record
 from journal.segment import Segment
 from journal.sqlite_reader import kind_across, last_across, read_across, segment_paths
-from journal.stamp import Stamper, causes, identity, is_behind
+from journal.stamp import NEVER_FORGOTTEN, Stamper, causes, identity, is_behind, is_remembered
 
 RECORDS_PER_SEGMENT = 1_000_000
 
@@ -56,6 +56,7 @@ class SqliteJournal:
         for segment in self._segments:
             segment.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._current = self._segments[-1]
+        self._current.check_ends()
         _check_belongs(self._current, pipeline)
         self.incarnation = str(self._current.meta("incarnation"))
         self._stamper = Stamper(
@@ -85,24 +86,24 @@ class SqliteJournal:
             self._marks[sink] = cause
             self._touched_marks.add(sink)
         key = identity(draft)
-        if key is not None and (taken := self._taken(key)) is not None:
+        if key is not None and (taken := self._taken(key, draft.kind)) is not None:
             return Repeat(taken.offset) if taken.conflict == draft.conflict else Conflict(taken.offset)
         record = self._stamper.place(draft, cause)
         self._current.insert(record, key)
         return record
 
-    def _taken(self, key: str) -> Record | None:
+    def _taken(self, key: str, kind: Kind) -> Record | None:
         for segment in reversed(self._segments):
             offset = segment.offset_of(key)
             if offset is not None:
                 record = segment.read(offset - 1, 1)[0]
-                return record if self._remembers(record.time or record.at) else None
-            if not self._remembers(segment.clock_at_start):
+                return record if is_remembered(record, self._stamper.clock, self._window) else None
+            if kind not in NEVER_FORGOTTEN and self._is_forgotten(segment.clock_at_start):
                 return None
         return None
 
-    def _remembers(self, moment: int) -> bool:
-        return self._window is None or moment >= self._stamper.clock - self._window
+    def _is_forgotten(self, moment: int) -> bool:
+        return self._window is not None and moment < self._stamper.clock - self._window
 
     @contextmanager
     def group(self) -> Iterator[None]:
@@ -132,6 +133,7 @@ class SqliteJournal:
         self._current.set_meta(last_at=self._stamper.last_at, clock=self._stamper.clock)
         self._current.set_marks({sink: self._marks[sink] for sink in sorted(self._touched_marks)})
         self._current.set_tallies({name: self._tallies[name] for name in sorted(self._touched_tallies)})
+        self._current.seal_ends(self._marks, self._tallies, self._stamper.last_at, self._stamper.clock)
 
     def _roll_back(self, error: BaseException) -> None:
         """Undo a failed group. A full disk may heal; any other failed write means that nothing may be acked again."""
@@ -162,6 +164,7 @@ class SqliteJournal:
             segment.set_meta(last_at=self._stamper.last_at, clock=self._stamper.clock)
             segment.set_marks(self._marks)
             segment.set_tallies(self._tallies)
+            segment.seal_ends(self._marks, self._tallies, self._stamper.last_at, self._stamper.clock)
             segment.set_meta(born=1)
         self._segments.append(segment)
         self._current = segment

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from journal.log import START
 from journal.record import Cause, Draft, Kind, Record
 
-IDENTIFIED = frozenset({Kind.SOURCE, Kind.QUARANTINE, Kind.PREDICTION, Kind.DECISION, Kind.DEFINITION})
-"""The kinds whose ids are indexed. The others are named by their place and guarded by their sink's mark alone."""
+IDENTIFIED = frozenset({Kind.SOURCE, Kind.QUARANTINE, Kind.DECISION})
+"""The kinds whose ids are indexed. What a fold derives is named by its place and guarded by its sink's mark alone."""
+
+NEVER_FORGOTTEN = frozenset({Kind.DECISION})
+"""What was decided once is not decided again, however long ago it was."""
 
 
 @dataclass(slots=True)
@@ -71,3 +74,8 @@ def causes(drafts: Sequence[Draft], derived_from: Record | None) -> Iterable[tup
 def is_behind(cause: Cause | None, mark: Cause | None) -> bool:
     """Whether a sink with this mark has seen this cause before."""
     return cause is not None and mark is not None and cause <= mark
+
+
+def is_remembered(record: Record, clock: int, window: int | None) -> bool:
+    """Whether an id still counts as taken: by when it became known, since a late event's own time may be long past."""
+    return window is None or record.kind in NEVER_FORGOTTEN or record.at >= clock - window

@@ -55,7 +55,7 @@ class Place:
 
     def home_of(self, pipeline: str) -> Home:
         """A pipeline's home, by the pipeline's name or folder."""
-        return Home(self.home, Path(pipeline).name)
+        return Home(self.home, self.folder(pipeline).resolve().name)
 
 
 @rivermill.command()
@@ -206,8 +206,8 @@ def journal() -> None:
 
 @journal.command("tail")
 @pipeline_argument
-@click.option("-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many records.")
-@click.option("--from", "start", type=click.IntRange(0), help="Start at this offset instead of at the end.")
+@click.option("-n", "count", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="How many records.")
+@click.option("--from", "start", type=click.IntRange(0, 2**62), help="Start at this offset instead of at the end.")
 @click.option("--kind", help="Only records of this kind.")
 @json_option
 @click.pass_obj

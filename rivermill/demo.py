@@ -17,6 +17,7 @@ from journal.errors import Refused, UnknownName
 from journal.log import START
 from journal.owner import OwnerLock
 from journal.record import Kind
+from journal.sqlite_reader import SqliteReader
 from rivermill.build import build_fingerprint
 from rivermill.input_file import InputFile, require_file
 from rivermill.live_line import LiveLine
@@ -34,15 +35,14 @@ def run_demo(folder: Path, home: Home, weeks: int, *, fresh: bool, quiet: bool) 
     Raises:
         Refused: The home holds a demo of other arguments, or state that no demo made.
     """
-    arguments = {"pipeline": home.pipeline, "weeks": weeks}
-    if fresh:
-        _delete(home)
-    finished = _finished(home, arguments)
-    if finished is not None:
-        return finished
     pipeline = load_pipeline(folder)
     if pipeline.recorded is None:
         raise Refused(which=f"pipeline {pipeline.name!r} has no recording", fix="Use `rivermill play PIPELINE FILE`")
+    arguments = {"pipeline": pipeline.name, "weeks": weeks}
+    if fresh:
+        _delete(home)
+    elif (figures := _finished(home, arguments)) is not None:
+        return figures
     home.prepare()
     write_durably(_note(home), orjson.dumps({"arguments": arguments}))
     with _running(open_run(pipeline, home)) as run:
@@ -163,11 +163,15 @@ def _dataset(run: Run) -> Figures | None:
 
 
 def _delete(home: Home) -> None:
-    """Delete a pipeline's state, unless a process owns it."""
-    if home.exists:
-        lock = OwnerLock(home.journal)
-        shutil.rmtree(home.folder)
-        lock.release()
+    """Delete a pipeline's state, unless a process owns it. What a crash leaves of it no longer looks like state."""
+    if not home.folder.exists():
+        return
+    lock = OwnerLock(home.journal)
+    doomed = home.folder.with_name(f".{home.pipeline}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    home.folder.rename(doomed)
+    shutil.rmtree(doomed)
+    lock.release()
 
 
 def _note(home: Home) -> Path:
@@ -188,5 +192,19 @@ def _finished(home: Home, arguments: Figures) -> Figures | None:
             which=f"{home.folder} holds a demo of {note['arguments']['weeks']} weeks, not of {arguments['weeks']}",
             fix="Ask for that, or add --fresh to delete it and start anew",
         )
+    if home.exists and _is_mixed(home):
+        raise Refused(
+            which=f"{home.folder} holds other events beside the demo's",
+            fix="Look at it with `rivermill status`, use another --home, or add --fresh to delete it and start anew",
+        )
     figures: Figures | None = note.get("figures")
     return figures
+
+
+def _is_mixed(home: Home) -> bool:
+    """Whether anything but the recording came in: a file that was played, a release."""
+    journal = SqliteReader(home.journal)
+    marks = [sink for segment in journal.segments()[-1:] for sink in segment.marks()]
+    decisions = len(journal.of_kind(Kind.DECISION, START, 2))
+    journal.close()
+    return decisions > 1 or any(sink.startswith("file:") for sink in marks)

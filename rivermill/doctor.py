@@ -15,7 +15,7 @@ from journal.errors import RivermillError
 from journal.log import START
 from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
-from rivermill.settings import HOME_VARIABLE, Home
+from rivermill.settings import HOME_VARIABLE, Home, pipelines_in
 
 # SQLite 3.7.0 to 3.51.2 can corrupt a database when a checkpoint races a write on another connection.
 SOUND_SQLITE = (3, 51, 3)
@@ -35,7 +35,7 @@ class Finding:
 def examine(root: Path, folder_of: Callable[[str], Path], names: tuple[str, ...]) -> list[Finding]:
     """Run every check; pipelines default to all that the home holds."""
     findings = [_python(), _sqlite(), _home(root)]
-    for name in names or sorted(path.parent.name for path in root.glob("*/journal")):
+    for name in names or pipelines_in(root):
         findings += _examine_pipeline(Home(root, Path(name).name), folder_of(name))
     return findings
 

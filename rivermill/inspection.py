@@ -212,13 +212,20 @@ def _key(view: ViewPlan, given: tuple[str, ...]) -> list[KeyValue]:
 def _typed(text: str, kind: str) -> KeyValue:
     match kind:
         case "int64":
-            return int(text)
+            return _within_64_bits(int(text))
         case "float64":
             return float(text)
         case "bool":
             return text.lower() == "true"
         case _:
             return text
+
+
+def _within_64_bits(number: int) -> int:
+    if not -(2**63) <= number < 2**63:
+        message = f"{number} is no 64-bit integer"
+        raise ValueError(message)
+    return number
 
 
 def _kind(name: str) -> Kind:

@@ -1,5 +1,6 @@
 """A pipeline's folder, read whole and checked whole: every mistake at once, each with its file and line."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from rivermill.settings import PIPELINES_VARIABLE
 from rivermill.source_file import Section, load_module
 from training.join import LabelRule
 from training.learner import LearnerSettings
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,8 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
         return None
     top = Section(document, mistakes)
     name = top.text("pipeline")
+    if not _NAME.fullmatch(name) or name != folder.resolve().name:
+        top.wrong("pipeline", f"is {name!r}; it must be its folder's name, of lower-case letters, digits, '_' and '-'")
     top.text("description", default="")
     top.text("clock", among=("events",))
     starts = top.section("starts")
@@ -245,3 +250,5 @@ def _cross_check(top: Section, question: QuestionRule, label: LabelRule, contrac
         for field in fields:
             if field not in contract.field_names:
                 top.wrong(setting, f"names field {field!r}, which the contract of {stream!r} does not have")
+            elif field in contract.personal - contract.pseudonymous:
+                top.wrong(setting, f"names field {field!r}, which is personal and therefore sealed")

@@ -37,10 +37,9 @@ class Home:
         """Checkpoints and snapshots, by content."""
         return self.folder / "blobs"
 
-    @property
-    def history(self) -> Path:
-        """View history in Delta."""
-        return self.folder / "history"
+    def history(self, incarnation: str) -> Path:
+        """View history in Delta, of one life of the journal: rows of another life are not its history."""
+        return self.folder / "history" / incarnation
 
     @property
     def datasets(self) -> Path:
@@ -63,7 +62,7 @@ class Home:
             NotWritable: The home cannot be written.
         """
         try:
-            for folder in (self.keys, self.blobs, self.history, self.datasets, self.feast, self.fold("x").parent):
+            for folder in (self.keys, self.blobs, self.datasets, self.feast, self.fold("x").parent):
                 folder.mkdir(parents=True, exist_ok=True)
             self.keys.chmod(0o700)
             probe = self.folder / ".writable"
@@ -78,6 +77,11 @@ class Home:
     def exists(self) -> bool:
         """Whether this pipeline has ever run here."""
         return self.journal.is_dir()
+
+
+def pipelines_in(root: Path) -> list[str]:
+    """Names of the pipelines that have run in a home."""
+    return sorted(path.parent.name for path in root.glob("[!.]*/journal") if path.is_dir())
 
 
 def configs_folder() -> Path:

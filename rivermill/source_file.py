@@ -23,7 +23,7 @@ class Section:
         self._asked: set[str] = set()
         value: Any = document.value
         for step in steps:
-            value = value.get(step)
+            value = value.get(step) if isinstance(value, dict) else None
         if not isinstance(value, dict):
             self._note(steps, "must be a mapping of settings")
         self._entries: dict[str, Any] = value if isinstance(value, dict) else {}

@@ -8,7 +8,7 @@ from journal.checkpoint import FoldFile
 from journal.clock import format_time
 from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
-from rivermill.settings import Home
+from rivermill.settings import Home, pipelines_in
 
 Facts = dict[str, Any]
 _RECENT = 1_000
@@ -16,8 +16,7 @@ _RECENT = 1_000
 
 def status_of(root: Path) -> list[Facts]:
     """One object per pipeline that has ever run in this home."""
-    folders = sorted(path.parent for path in root.glob("*/journal") if path.is_dir())
-    return [_status(Home(root, folder.name)) for folder in folders]
+    return [_status(Home(root, name)) for name in pipelines_in(root)]
 
 
 def _status(home: Home) -> Facts:

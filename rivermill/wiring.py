@@ -10,9 +10,10 @@ from features.online_table import OnlineTable
 from features.outbox import Outbox
 from features.processor import FeatureFold
 from features.reader import FeatureReader, define
-from journal.blobs import DirectoryBlobs
-from journal.body import Decision, Definition, Genesis, draft_of
+from journal.blobs import DirectoryBlobs, write_durably
+from journal.body import Decision, Definition, Genesis, decode, draft_of
 from journal.checkpoint import FoldFile
+from journal.clock import format_span
 from journal.errors import Refused
 from journal.fold import Fold
 from journal.intake import Intake
@@ -103,7 +104,7 @@ def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
     runners = [Runner(fold, files[fold.name], journal, library_fingerprint()) for fold in folds]
     lockstep = Lockstep(journal, intake, runners)
     lockstep.catch_up()
-    _register(pipeline, home)
+    _register(pipeline, home, journal)
     return Run(
         pipeline=pipeline,
         home=home,
@@ -116,7 +117,7 @@ def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
         join=join,
         learner=learner,
         outbox=outbox,
-        history=History(home.history, schemas),
+        history=History(home.history(journal.incarnation), schemas),
     )
 
 
@@ -167,32 +168,52 @@ def _read_one(journal: SqliteJournal) -> Callable[[int], Record]:
     return read
 
 
-def _register(pipeline: Pipeline, home: Home) -> None:
+def _register(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> None:
     """Tell Feast's registry about the views, once: a live journal's views never change."""
-    if not (home.feast / "registry.sqlite").exists():
-        apply(feast_store(home), pipeline.feast_objects)
+    applied = home.feast / "applied"
+    if not applied.exists() or applied.read_text() != pipeline.service.label:
+        apply(feast_store(home, journal.incarnation), pipeline.feast_objects)
+        write_durably(applied, pipeline.service.label.encode())
 
 
-def feast_store(home: Home, now: int | None = None) -> "FeatureStore":
-    """Feast's own view of this pipeline; ``now`` (microseconds) judges staleness, None is the wall clock."""
-    return open_store(home.folder, home.pipeline, home.fold("features"), home.history, now)
+def feast_store(home: Home, incarnation: str, now: int | None = None) -> "FeatureStore":
+    """Feast's own view of a pipeline; ``now`` (microseconds) judges staleness, None is the wall clock."""
+    return open_store(home.folder, home.pipeline, home.fold("features"), home.history(incarnation), now)
 
 
 def _begin(pipeline: Pipeline, definition: Definition, journal: SqliteJournal) -> None:
-    """Write what every journal begins with: whose it is, what its columns mean, which line answers first."""
-    defined = journal.of_kind(Kind.DEFINITION, START, 1)
-    if defined and defined[0].id != definition.service:
-        raise Refused(
-            which=f"this journal's line learns from {defined[0].id}, the pipeline's files now say {definition.service}",
-            fix="A live line's features never change: put the views back, or start anew with --fresh",
-        )
+    """Write what every journal begins with: whose it is, what its columns mean, which line answers first.
+
+    Raises:
+        Refused: The journal began under other rules; the message names them.
+    """
+    rules = rules_of(pipeline, definition)
     if journal.end() == START:
-        journal.append([_genesis(pipeline), _defines(definition), _bootstraps(pipeline)])
+        genesis = Genesis(pipeline=pipeline.name, clock="events", format=FORMAT, rules=rules)
+        begins = draft_of(genesis, kind=Kind.GENESIS, stream="journal", id=pipeline.name)
+        journal.append([begins, _defines(definition), _bootstraps(pipeline)])
+        return
+    began = decode(journal.of_kind(Kind.GENESIS, START, 1)[0].body, Genesis).rules
+    changed = [f"{name} (was {began.get(name)}, is {rule})" for name, rule in rules.items() if began.get(name) != rule]
+    if changed:
+        raise Refused(
+            which=f"this journal began under other rules: {'; '.join(changed)}",
+            fix="A live line's rules never change: put them back, or start anew with --fresh",
+        )
 
 
-def _genesis(pipeline: Pipeline) -> Draft:
-    body = Genesis(pipeline=pipeline.name, clock="events", format=FORMAT)
-    return draft_of(body, kind=Kind.GENESIS, stream="journal", id=pipeline.name)
+def rules_of(pipeline: Pipeline, definition: Definition) -> dict[str, str]:
+    """What the state of the folds follows from, beside the journal: name to canonical text."""
+    line, flavor = pipeline.line, flavor_named(pipeline.line.flavor)
+    return {
+        "views": definition.service,
+        "question": repr(pipeline.question),
+        "label": repr(pipeline.label),
+        "line": repr(line.settings),
+        "model": flavor.digest(line.make_model()),
+        "lateness": format_span(pipeline.lateness),
+        "dedup window": format_span(pipeline.dedup_window),
+    }
 
 
 def _defines(definition: Definition) -> Draft:

@@ -356,6 +356,101 @@ def test_changed_views_are_refused_under_a_live_line(
     assert (code, "--fresh" in err) == (5, True)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("wait: 6h", "wait: 2h", "label"),
+        ("snapshot_every: 50", "snapshot_every: 60", "line"),
+        ("SGD(0.05)", "SGD(1.5)", "model"),
+        ("value: 3h", "value: 1h", "lateness"),
+    ],
+)
+def test_changed_rules_are_refused_under_a_live_line(
+    tmp_path: Path, command: Command, played: Callable[..., dict[str, Any]], old: str, new: str, named: str
+) -> None:
+    """Otherwise the folds' state would no longer follow from the journal."""
+    played()
+    folder = tmp_path / "phishing"
+    shutil.copytree(PHISHING, folder)
+    for path in (folder / "pipeline.yaml", folder / "models.py", *folder.glob("contracts/*")):
+        path.write_text(path.read_text().replace(old, new))
+    code, _, err = command("play", str(folder), str(tmp_path / "events.jsonl"))
+    assert (code, f"{named} (was" in err, "--fresh" in err) == (5, True, True)
+
+
+@pytest.mark.parametrize("text", ["x: 1", "label: 5", "lines: {online: 3}", "- a list", "question: [1]"])
+def test_settings_of_the_wrong_shape_are_mistakes(tmp_path: Path, command: Command, text: str) -> None:
+    folder = tmp_path / "phishing"
+    shutil.copytree(PHISHING, folder)
+    (folder / "pipeline.yaml").write_text(text + "\n")
+    code, _, err = command("features", "list", str(folder))
+    assert (code, "pipeline.yaml:1" in err) == (4, True)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../..", "no/such"])
+def test_fresh_deletes_nothing_that_is_no_pipelines_state(tmp_path: Path, command: Command, name: str) -> None:
+    for folder in (tmp_path / "journal", tmp_path / "home" / "journal", tmp_path / "home" / "phishing" / "journal"):
+        folder.mkdir(parents=True)
+        (folder / "precious").write_text("kept")
+    assert command("demo", "--pipeline", name, "--fresh")[0] == 3
+    assert len(list(tmp_path.rglob("precious"))) == 3
+
+
+def test_fresh_deletes_nothing_when_the_pipeline_has_mistakes(
+    tmp_path: Path, command: Command, played: Callable[..., dict[str, Any]]
+) -> None:
+    played()
+    folder = tmp_path / "phishing"
+    shutil.copytree(PHISHING, folder)
+    (folder / "models.py").write_text("def")
+    assert command("demo", "--pipeline", str(folder), "--fresh")[0] == 4
+    assert len(json.loads(command("status", "--json")[1])) == 1
+
+
+def test_a_demo_is_not_mixed_with_other_events(tmp_path: Path, command: Command, recorded: list[bytes]) -> None:
+    demo = ("demo", "--pipeline", str(PHISHING), "--weeks", "1", "--json")
+    code, first, _ = command(*demo)
+    assert (code, command(*demo)[1]) == (0, first)
+    (tmp_path / "more.jsonl").write_bytes(at(recorded[0], "2020-01-02T00:00:00Z"))
+    assert command("play", str(PHISHING), str(tmp_path / "more.jsonl"))[0] == 0
+    code, _, err = command(*demo)
+    assert (code, "other events beside the demo's" in err) == (5, True)
+    code, again, _ = command(*demo, "--fresh")
+    same = ("digest", "auc_online", "dataset", "events")
+    assert code == 0
+    assert [json.loads(again)[name] for name in same] == [json.loads(first)[name] for name in same]
+
+
+def test_numbers_beyond_64_bits_are_named(command: Command, played: Callable[..., dict[str, Any]]) -> None:
+    played()
+    large = "9" * 23
+    assert command("features", "get", str(PHISHING), "reports_by_ip", f"ip_in_url={large}")[0] == 3
+    assert command("journal", "tail", "phishing", "--from", large)[0] == 2
+    assert command("journal", "tail", "phishing", "-n", large)[0] == 2
+
+
+def test_a_released_event_counts_however_late(
+    played: Callable[..., dict[str, Any]], command: Command, recorded: list[bytes]
+) -> None:
+    """Held for its gap, released after the clock has passed it by more than the lateness: its tile still takes it."""
+    report = json.loads(next(raw for raw in recorded if b'"type":"reports"' in raw))
+    held = {**report, "id": "held", "time": "2020-01-09T00:00:00Z"}
+    held["data"] |= {"page": "page-9999", "ip_in_url": 1, "phishing": True}
+    steps = [at(recorded[0], f"2020-01-0{day}T23:00:00Z") for day in (2, 5, 8)]
+    played(json.dumps(held).encode(), *steps, at(recorded[0], "2020-01-09T06:00:00Z"))
+    (waiting,) = json.loads(command("journal", "quarantine", "list", "phishing", "--json")[1])
+
+    def reports() -> int:
+        row = json.loads(command("features", "get", str(PHISHING), "reports_by_ip", "ip_in_url=1", "--json")[1])
+        return int(row["reports_1d"])
+
+    before = reports()
+    release = ("journal", "quarantine", "release", str(PHISHING), waiting["id"], "--why", "the gap was real")
+    assert command(*release)[0] == 0
+    assert reports() == before + 1
+    assert command(*release)[0] == 5
+
+
 def test_wrong_usage_is_exit_code_2(command: Command) -> None:
     assert command("demo", "--weeks", "0")[0] == 2
     assert command("nonsense")[0] == 2

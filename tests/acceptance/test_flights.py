@@ -51,7 +51,7 @@ def answered(flights: Run) -> list[tuple[Record, Prediction, dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def rebuilt(flights: Run, answered: list[tuple[Record, Prediction, dict[str, Any]]]) -> pa.Table:
     """All features of every prediction, by Feast's own point-in-time join at the prediction's ``at``."""
-    store = feast_store(flights.home, flights.journal.clock)
+    store = feast_store(flights.home, flights.journal.incarnation, flights.journal.clock)
     keys = sorted({key for view in flights.pipeline.views for key in view.join_keys})
     entities = pa.table(
         {
@@ -133,7 +133,7 @@ def test_a_dataset_rebuilt_by_the_join_has_the_same_hash(
 
 def test_feast_reads_online_what_was_served_last(flights: Run) -> None:
     """Feast's SDK over our online store gives the newest row that the fold wrote."""
-    store = feast_store(flights.home, flights.journal.next_at())
+    store = feast_store(flights.home, flights.journal.incarnation, flights.journal.next_at())
     features = [f"weather:{name}" for name, _ in next(v for v in flights.pipeline.views if v.name == "weather").fields]
     got = store.get_online_features(features, [{"origin": "JFK"}, {"origin": "nowhere"}]).to_dict()
     newest = [

@@ -98,6 +98,16 @@ class JournalConformance:
         journal.append([event("1"), event("2", NOON + 15 * DAY)])
         assert isinstance(journal.append([event("1", NOON + 15 * DAY)])[0], Record)
 
+    def test_a_late_events_id_is_remembered_since_it_became_known(self, journal: Journal) -> None:
+        journal.append([event("0", NOON + 13 * DAY), event("late", NOON, conflict=b"a")])
+        journal.append([event("1", NOON + 20 * DAY)])
+        assert journal.append([event("late", NOON + 20 * DAY, conflict=b"b")]) == [Conflict(1)]
+
+    def test_a_decision_is_never_forgotten(self, journal: Journal) -> None:
+        decision = Draft(kind=Kind.DECISION, stream="c", id="release-1", body=b"{}")
+        journal.append([event("1"), decision, event("2", NOON + 40 * DAY), event("3", NOON + 80 * DAY)])
+        assert journal.append([decision]) == [Repeat(1)]
+
     def test_a_sinks_mark_drops_what_came_before(self, journal: Journal) -> None:
         journal.append([derived("a", Cause(0, 4, 0)), derived("b", Cause(0, 4, 1))], sink="join")
         assert journal.append([derived("b", Cause(0, 4, 1))], sink="join") == [Replayed()]

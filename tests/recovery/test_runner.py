@@ -128,3 +128,18 @@ def test_a_flipped_byte_in_a_checkpoint_is_an_error_that_says_what_to_do(tmp_pat
     catch_up(runner, journal)
     assert runner.fold.digest() == digest
     stop(runner, journal)
+
+
+def test_a_changed_position_is_an_error_too(tmp_path: Path) -> None:
+    runner, journal = start(tmp_path)
+    journal.append([event(n) for n in range(4)])
+    catch_up(runner, journal)
+    runner.commit()
+    stop(runner, journal)
+    file = FoldFile(tmp_path / "doubler.sqlite")
+    file.db.execute("UPDATE position SET offset = offset - 1")
+    with pytest.raises(Corrupt, match="position of fold 'doubler'"):
+        file.check()
+    with pytest.raises(Corrupt, match="Delete this file"):
+        Runner(Doubler(), file, journal, "f")
+    file.close()

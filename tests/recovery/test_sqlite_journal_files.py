@@ -133,6 +133,33 @@ def test_a_flipped_byte_is_found_and_named(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_missing_records_are_found(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path, "t")
+    journal.append([event(n) for n in range(10)])
+    journal._current.db.execute("DELETE FROM record WHERE offset IN (3, 4)")
+    journal.close()
+    reader = SqliteReader(tmp_path)
+    assert [e.which for e in reader.segments()[0].damage()] == [
+        "segment-000000000000.sqlite: records 3 to 4 are missing"
+    ]
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE mark SET offset = 3", "UPDATE tally SET count = 7", "UPDATE meta SET value = 5 WHERE key = 'clock'"],
+)
+def test_a_changed_mark_count_or_clock_is_found(tmp_path: Path, change: str) -> None:
+    journal = SqliteJournal(tmp_path, "t")
+    with journal.group():
+        journal.append([event(0, Cause(0, 9, 0))], sink="file")
+        journal.tally("refused")
+    journal._current.db.execute(change)
+    journal.close()
+    with pytest.raises(Corrupt, match="marks, tallies or clock"):
+        SqliteJournal(tmp_path, "t")
+
+
 def test_a_truncated_segment_is_found(tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path, "t")
     journal.append([event(n) for n in range(2_000)])

@@ -90,6 +90,12 @@ def test_a_build_is_immutable_and_repeatable(journal: MemoryJournal, tmp_path: P
     assert dataset.verify(journal, tmp_path, made.version) == made
 
 
+def test_the_same_rows_from_a_longer_journal_are_the_same_version(journal: MemoryJournal, tmp_path: Path) -> None:
+    made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
+    journal.append([prediction("later", [5, 5.0, "x"])])
+    assert dataset.build(journal, tmp_path, "t", journal.end(), "b") == made == dataset.load(tmp_path, made.version)
+
+
 def test_an_interrupted_build_is_no_version_and_is_built_again(journal: MemoryJournal, tmp_path: Path) -> None:
     made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
     folder = tmp_path / made.version

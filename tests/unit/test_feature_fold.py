@@ -152,9 +152,9 @@ def test_a_missing_join_key_skips_that_view_only() -> None:
     assert play("s", 107, c="y") == []
 
 
-def test_only_source_events_are_looked_at() -> None:
+def test_nothing_derived_is_looked_at() -> None:
     """The runner passes a fold no record of another kind, so nothing derived moves the clock."""
-    assert FeatureFold.kinds == {Kind.SOURCE}
+    assert FeatureFold.kinds == {Kind.SOURCE, Kind.DECISION}
 
 
 def test_a_plain_row_has_its_own_time_and_an_older_one_is_superseded_and_not_in_history() -> None:
