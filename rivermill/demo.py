@@ -12,6 +12,7 @@ import orjson
 
 from features import dataset
 from journal.blobs import write_durably
+from journal.clock import DAY
 from journal.digest import digest_journal, digest_parts
 from journal.errors import Refused, UnknownName
 from journal.log import START
@@ -46,7 +47,8 @@ def run_demo(folder: Path, home: Home, weeks: int, *, fresh: bool, quiet: bool) 
     home.prepare()
     write_durably(_note(home), orjson.dumps({"arguments": arguments}))
     with _running(open_run(pipeline, home)) as run:
-        figures = _play(run, pipeline.recorded(weeks=weeks), f"demo:{weeks}", quiet=quiet)
+        until = pipeline.starts[0] + weeks * 7 * DAY
+        figures = _play(run, pipeline.recorded(weeks=weeks), f"demo:{weeks}", quiet=quiet, until=until)
     write_durably(_note(home), orjson.dumps({"arguments": arguments, "figures": figures}))
     return figures
 
@@ -89,11 +91,17 @@ def _running(run: Run) -> Iterator[Run]:
 
 
 def _play(
-    run: Run, events: Iterable[bytes], sink: str, *, quiet: bool, seal: Callable[[], None] = lambda: None
+    run: Run,
+    events: Iterable[bytes],
+    sink: str,
+    *,
+    quiet: bool,
+    until: int | None = None,
+    seal: Callable[[], None] = lambda: None,
 ) -> Figures:
     started = time.perf_counter()
     before = run.journal.mark(sink)
-    with LiveLine(run, quiet=quiet) as live:
+    with LiveLine(run, quiet=quiet, until=until) as live:
         offered = run.lockstep.play(
             events, sink, progress=_after_group(run, live.update), notice=live.notice, seal=seal
         )

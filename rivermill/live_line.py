@@ -3,12 +3,15 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from journal.clock import DAY, datetime_of
 from journal.intake import Taken
 from rivermill.lockstep import Progress
 from rivermill.wiring import Run
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Progressing
 
 _MOST_NOTICES = 20
 _PLAIN_EVERY = 5.0
@@ -17,31 +20,41 @@ _PLAIN_EVERY = 5.0
 class LiveLine:
     """A progress line on a terminal, a plain line now and then elsewhere, nothing when quiet. On standard error."""
 
-    def __init__(self, run: Run, *, quiet: bool) -> None:
-        self._run, self._quiet = run, quiet
+    def __init__(self, run: Run, *, quiet: bool, until: int | None) -> None:
+        """Prepare to show a run.
+
+        Args:
+            run: What goes.
+            quiet: Show nothing.
+            until: Where the clock will stand at the end, in microseconds; None when nobody knows.
+        """
+        self._run, self._quiet, self._until = run, quiet, until
         self._started = time.monotonic()
         self._first: int | None = None
         self._last_plain = self._started
         self._notices = 0
-        self._status: object | None = None
+        self._bar: Progressing | None = None
 
     def __enter__(self) -> Self:
         """Start showing."""
         if not self._quiet and sys.stderr.isatty():
-            from rich.console import Console  # noqa: PLC0415
-            from rich.status import Status  # noqa: PLC0415
+            from rich.console import Console  # noqa: PLC0415 - only where there is a terminal
+            from rich.progress import BarColumn, SpinnerColumn, TextColumn  # noqa: PLC0415
+            from rich.progress import Progress as Progressing  # noqa: PLC0415
 
-            status = Status("starting", console=Console(stderr=True))
-            status.start()
-            self._status = status
+            columns = (SpinnerColumn(), BarColumn(20), TextColumn("{task.description}"))
+            self._bar = Progressing(*columns, console=Console(stderr=True))
+            total = None if self._until is None else self._until - self._run.pipeline.starts[0]
+            self._task = self._bar.add_task("starting", total=total)
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop showing."""
-        if self._status is not None:
-            self._status.stop()  # type: ignore[attr-defined]
+        if self._bar is not None:
+            self._bar.stop()
 
     def update(self, progress: Progress) -> None:
         """Show how far the run is."""
@@ -51,6 +64,8 @@ class LiveLine:
             self._first = progress.offered
             self._started = time.monotonic()
             return
+        if self._bar is not None:
+            self._bar.update(self._task, completed=progress.clock - self._run.pipeline.starts[0])
         self._show(self._sentence(progress))
 
     def finishing(self) -> None:
@@ -78,8 +93,8 @@ class LiveLine:
         )
 
     def _show(self, sentence: str, *, now: bool = False) -> None:
-        if self._status is not None:
-            self._status.update(sentence)  # type: ignore[attr-defined]
+        if self._bar is not None:
+            self._bar.update(self._task, description=sentence)
         elif now or time.monotonic() - self._last_plain >= _PLAIN_EVERY:
             self._last_plain = time.monotonic()
             sys.stderr.write(sentence + "\n")
