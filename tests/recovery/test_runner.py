@@ -118,7 +118,10 @@ def test_a_flipped_byte_in_a_checkpoint_is_an_error_that_says_what_to_do(tmp_pat
     digest = runner.fold.digest()
     stop(runner, journal)
     path = tmp_path / "doubler.sqlite"
-    path.write_bytes(path.read_bytes().replace(b"e2", b"e7"))
+    data = bytearray(path.read_bytes())
+    row = b"seen" + (2).to_bytes(4) + b"e2"
+    data[data.index(row) + len(row) - 1] ^= 1
+    path.write_bytes(data)
     journal = SqliteJournal(tmp_path / "journal", "t")
     with pytest.raises(Corrupt, match=r"doubler.sqlite, state 'seen'.*Delete this file"):
         Runner(Doubler(), FoldFile(path), journal, "f")
