@@ -53,10 +53,6 @@ class DirectoryBlobs:
             raise Corrupt(which=f"blob {address[:16]} in {self._root.name}", fix="Restore it from a backup")
         return data
 
-    def discard(self, address: str) -> None:
-        """Remove a blob that nothing names any more."""
-        self._path(address).unlink(missing_ok=True)
-
     def _path(self, address: str) -> Path:
         return self._root / address[:2] / address
 

@@ -146,7 +146,8 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reason: Which rule, which field, what was found.
-        event: The event as it came, encrypted under the pipeline's key (base64), since it may hold personal fields.
+        event: The event as it came (base64), encrypted under its subject's key where it names one readably, otherwise
+            under the pipeline's, since it may hold personal fields.
     """
 
     reason: str

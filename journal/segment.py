@@ -50,7 +50,7 @@ class Segment:
         if not readonly:
             self.db.execute(_SCHEMA)
         self.first: int = self.meta("first") or 0
-        self.clock_at_start: int = self.meta("clock_at_start") or 0
+        self.begins_after: int = self.meta("begins_after") or 0
 
     def meta(self, key: str) -> Any:
         """A value of the segment's own facts, or None."""

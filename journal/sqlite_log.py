@@ -98,7 +98,7 @@ class SqliteJournal:
             if offset is not None:
                 record = segment.read(offset - 1, 1)[0]
                 return record if is_remembered(record, self._stamper.clock, self._window) else None
-            if kind not in NEVER_FORGOTTEN and self._is_forgotten(segment.clock_at_start):
+            if kind not in NEVER_FORGOTTEN and self._is_forgotten(segment.begins_after):
                 return None
         return None
 
@@ -159,7 +159,9 @@ class SqliteJournal:
 
     def _rotate(self) -> None:
         first = self._stamper.end + 1
-        segment = _create(self.folder, first, str(self._current.meta("pipeline")), self.incarnation, self.clock)
+        segment = _create(
+            self.folder, first, str(self._current.meta("pipeline")), self.incarnation, self._stamper.last_at
+        )
         with segment.db:
             segment.set_meta(last_at=self._stamper.last_at, clock=self._stamper.clock)
             segment.set_marks(self._marks)
@@ -214,16 +216,16 @@ class SqliteJournal:
         self._lock.release()
 
 
-def _create(folder: Path, first: int, pipeline: str, incarnation: str | None, clock: int = 0) -> Segment:
+def _create(folder: Path, first: int, pipeline: str, incarnation: str | None, last_at: int = 0) -> Segment:
     segment = Segment(folder / f"segment-{first:012d}.sqlite")
-    segment.first, segment.clock_at_start = first, clock
+    segment.first, segment.begins_after = first, last_at
     with segment.db:
         segment.set_meta(
             first=first,
             pipeline=pipeline,
             format=FORMAT,
             incarnation=incarnation or os.urandom(8).hex(),
-            clock_at_start=clock,
+            begins_after=last_at,
         )
         if incarnation is None:
             segment.set_meta(born=1)

@@ -29,7 +29,7 @@ class Stamper:
         """Stamp one draft; source events move the clock. What its writer handed on goes with it."""
         if draft.kind is Kind.SOURCE and draft.time is not None and draft.time > self.clock:
             self.clock = draft.time
-        self.last_at = max(self.last_at + 1, self.clock)
+        self.last_at = self.next_at()
         self.end += 1
         # Spelled out, since this runs for every record and a loop over the fields costs three times as much.
         record = Record(

@@ -75,7 +75,7 @@ def open_run(pipeline: Pipeline, home: Home) -> Run:
 
     Raises:
         OwnedElsewhere, NotWritable, Corrupt, Misconfigured: As the parts say.
-        Refused: The views changed under a live line.
+        Refused: The pipeline's rules changed under a live line.
     """
     home.prepare()
     journal = SqliteJournal(home.journal, pipeline.name, dedup_window=pipeline.dedup_window)
