@@ -53,14 +53,14 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         key: The label's key: the outcome that carries it is this prediction's.
-        question: Offset of the question's record.
+        question: Offset of the question's record: a source event that asks, or a question asked over HTTP.
         service: Names the `Definition` that says what ``values`` and ``stamps`` are.
         values: One value per column; None is missing.
         stamps: One per view; None where the view had no row for the entity, or a stale one.
         score: Probability of the positive class.
         line: The line that answered.
         model: Canonical digest of the model; empty when the prior answered.
-        snapshot: Offset of the snapshot record that was served; -1 when the prior answered.
+        snapshot: Offset of the snapshot or version record that was served; -1 when the prior answered.
         control: Sequence of the control decision that it was served under.
         degraded: Whether a fallback answered, or a feature's store was out of reach.
         build: Fingerprint of the code and libraries that computed the answer.
@@ -123,15 +123,46 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[str]
 
 
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch model that entered the registry. From here on a decision may name its line.
+
+    Attributes:
+        line: The version's name, ``<recipe>-<first 12 of the model digest>``: what a decision names.
+        family: The flavor that can read the blob.
+        model: Canonical digest.
+        blob: Content address of the portable model.
+        signature: Over line, family, model and blob (hex). Outside every digest.
+        service: The feature service whose columns it takes, as ``name@digest``.
+        dataset: The dataset version that it was fitted on.
+        job: The training job that made it.
+        trigger: The journal time that the job was due at, in microseconds.
+        recipe: The recipe that won.
+        evidence: What was measured about it, by kind; nothing in it was measured by the wall.
+    """
+
+    line: str
+    family: str
+    model: str
+    blob: str
+    signature: str
+    service: str
+    dataset: str
+    job: str
+    trigger: int
+    recipe: str
+    evidence: dict[str, Any]
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The echo of a control decision. It acts where it stands.
 
     Attributes:
-        sequence: Its place in the control log.
-        action: ``bootstrap`` or ``release`` (so far).
+        sequence: Its place in the control log; 0 for a release, which the journal's owner decides by itself.
+        action: ``bootstrap``, ``promote``, ``roll_back``, ``reject`` or ``release``.
         subject: What it is about: a line, a quarantine id.
         why: The reason given, with whatever evidence there was.
         details: Facts the action needs.
+        signature: Over pipeline, sequence, action, subject, why and details (hex). Outside every digest.
     """
 
     sequence: int
@@ -139,6 +170,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     why: str
     details: dict[str, Any]
+    signature: str = ""
 
 
 class Quarantined(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,12 @@ import orjson
 from journal.log import START
 from journal.record import Kind, Record
 
-_LEFT_OUT = {Kind.SNAPSHOT: ("signature", "blob"), Kind.QUARANTINE: ("event",)}
+_LEFT_OUT = {
+    Kind.SNAPSHOT: ("signature", "blob"),
+    Kind.VERSION: ("signature", "blob"),
+    Kind.DECISION: ("signature",),
+    Kind.QUARANTINE: ("event",),
+}
 _PAGE = 2_000
 
 

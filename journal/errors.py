@@ -9,12 +9,19 @@
     |   |-- UnknownName        404  no such pipeline, stream, view, feature, dataset or record
     |   |-- ConflictingId      409  an id that is taken, with another body
     |   |-- Misconfigured      a pipeline folder or a setting with mistakes, all of them at once
-    |   `-- Refused            409  a command that would destroy or mix what it found
+    |   |-- Refused            409  a command that would destroy or mix what it found
+    |   |-- LostRace           409  a compare-and-swap that somebody else won
+    |   |-- GateClosed         422  a line whose evidence does not meet the policy
+    |   |-- NoKey              401  a request without an API key that holds
+    |   `-- NotAllowed         403  a role that may not do this
     `-- UpstreamError          the caller did nothing wrong
         |-- Corrupt            a checksum does not hold
         |-- OwnedElsewhere     another process owns these files
         |-- NotWritable        a folder that cannot be written
         |-- DurabilityLost     a write could not be made durable: nothing after it was acknowledged
+        |-- OwnerDown          503  the journal's owner does not answer
+        |-- RegistryDown       MLflow does not answer; decisions hold without it
+        |-- JobFailed          a training job came to no version
         `-- Untrusted          a signature or a digest does not hold, or a pickle asks for what is not allowed
 
 A message is the class's first docstring line, then ``which`` (the facts), then ``fix`` (what to do).
@@ -78,6 +85,34 @@ class Refused(CallerError):
     status = 409
 
 
+class LostRace(CallerError):
+    """Somebody else decided first."""
+
+    exit_code = 12
+    status = 409
+
+
+class GateClosed(CallerError):
+    """The gate does not let this line in."""
+
+    exit_code = 13
+    status = 422
+
+
+class NoKey(CallerError):
+    """This needs an API key."""
+
+    exit_code = 14
+    status = 401
+
+
+class NotAllowed(CallerError):
+    """This key may not do that."""
+
+    exit_code = 15
+    status = 403
+
+
 class UpstreamError(RivermillError):
     """Something below failed."""
 
@@ -113,3 +148,22 @@ class Untrusted(UpstreamError):
     """This model is not one that we signed, or asks for code that is not allowed."""
 
     exit_code = 11
+
+
+class OwnerDown(UpstreamError):
+    """The journal's owner does not answer."""
+
+    exit_code = 16
+
+
+class RegistryDown(UpstreamError):
+    """MLflow does not answer."""
+
+    exit_code = 17
+
+
+class JobFailed(UpstreamError):
+    """This training job came to no version."""
+
+    exit_code = 18
+    status = 500

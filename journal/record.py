@@ -21,10 +21,12 @@ class Kind(StrEnum):
     DEFINITION = "definition"
     SOURCE = "source"
     QUARANTINE = "quarantine"
+    QUESTION = "question"
     PREDICTION = "prediction"
     EXAMPLE = "example"
     EXPIRED = "expired"
     SNAPSHOT = "snapshot"
+    VERSION = "version"
     DECISION = "decision"
 
 

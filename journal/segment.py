@@ -21,13 +21,13 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRIC
 CREATE TABLE IF NOT EXISTS record (
     offset INTEGER PRIMARY KEY, kind TEXT NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS rare ON record (kind, offset)
-    WHERE kind IN ('genesis', 'definition', 'quarantine', 'snapshot', 'decision');
+    WHERE kind IN ('genesis', 'definition', 'quarantine', 'snapshot', 'version', 'decision');
 CREATE TABLE IF NOT EXISTS id (key TEXT PRIMARY KEY, offset INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mark (
     sink TEXT PRIMARY KEY, partition INTEGER NOT NULL, offset INTEGER NOT NULL, n INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
 """
-_RARE = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.DECISION})
+_RARE = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.VERSION, Kind.DECISION})
 
 _ENDS = "its marks, tallies or clock"
 _KINDS = {kind.value: kind for kind in Kind}

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from journal.log import START
 from journal.record import Cause, Draft, Kind, Record
 
-IDENTIFIED = frozenset({Kind.SOURCE, Kind.QUARANTINE, Kind.DECISION})
+IDENTIFIED = frozenset({Kind.SOURCE, Kind.QUESTION, Kind.QUARANTINE, Kind.VERSION, Kind.DECISION})
 """The kinds whose ids are indexed. What a fold derives is named by its place and guarded by its sink's mark alone."""
 
-NEVER_FORGOTTEN = frozenset({Kind.DECISION})
+NEVER_FORGOTTEN = frozenset({Kind.VERSION, Kind.DECISION})
 """What was decided once is not decided again, however long ago it was."""
 
 

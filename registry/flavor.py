@@ -1,18 +1,18 @@
-"""What a model family offers to the learner and to serving. A module of ``registry/flavors`` is one."""
+"""What a model family offers to serving, and to a learner. A module of ``registry/flavors`` is one."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-Inputs = dict[str, Any]
-"""A model's input: column name to value, in column order; what is missing has no entry."""
+Inputs = Any
+"""A model's input, made from one prediction's values. Opaque to everybody but its flavor."""
 
 
 class Flavor(Protocol):
-    """The verbs of an online family. Its models are opaque to everybody else."""
+    """What serving needs of a family. Its models are opaque to everybody else."""
 
     @property
     def FAMILY(self) -> str:  # noqa: N802
-        """The name that snapshots are stored under."""
+        """The name that snapshots and versions are stored under."""
         ...
 
     def inputs(self, columns: Sequence[str], values: Sequence[Any]) -> Inputs:
@@ -23,20 +23,24 @@ class Flavor(Protocol):
         """Probability of True; 0.5 before the model has learned anything."""
         ...
 
+    def load(self, data: bytes) -> Any:
+        """Read a model; raises `Untrusted` on anything that is not one. Check its signature first."""
+        ...
+
+    def digest(self, model: Any) -> str:
+        """SHA-256 (hex), canonical: equal for models that learned the same, in whatever process."""
+        ...
+
+
+class OnlineFlavor(Flavor, Protocol):
+    """What a learner needs beside that."""
+
     def learn_one(self, model: Any, x: Inputs, y: bool) -> None:
         """Learn one example, in place."""
         ...
 
     def dump(self, model: Any) -> bytes:
         """The model's whole state, such that `load` gives back one that goes on exactly as this one would."""
-        ...
-
-    def load(self, data: bytes) -> Any:
-        """Read a state; raises `Untrusted` on anything that is not one. Check its signature first."""
-        ...
-
-    def digest(self, model: Any) -> str:
-        """SHA-256 (hex) of the canonical state: equal for models that learned the same, in whatever process."""
         ...
 
     def finite(self, model: Any) -> bool:

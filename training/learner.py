@@ -26,7 +26,7 @@ from journal.body import Definition, Example, Expired, Prediction, Snapshot, bod
 from journal.checkpoint import FoldFile
 from journal.log import START
 from journal.record import Draft, Kind, Record
-from registry.flavor import Flavor, Inputs
+from registry.flavor import Inputs, OnlineFlavor
 from registry.guard import GuardEvidence, GuardPolicy, hold
 from registry.signing import Signer
 from training.learner_state import LearnerState, StateStore
@@ -70,7 +70,7 @@ class Learner:
         settings: LearnerSettings,
         *,
         make_model: Callable[[], Any],
-        flavor: Flavor,
+        flavor: OnlineFlavor,
         blobs: Blobs,
         signer: Signer,
         read_prediction: Callable[[int], Record],
