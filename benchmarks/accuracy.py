@@ -39,14 +39,14 @@ def main() -> None:
         run = open_run(pipeline, Home(Path(home), pipeline.name))
 
         def after(_: Progress) -> None:
-            run.flush_history(HISTORY_ROWS_PER_FLUSH)
+            run.folds.flush_history(HISTORY_ROWS_PER_FLUSH)
             memory.append(resident_megabytes())
 
         started = perf_counter()
         lines = run.lockstep.play(pipeline.recorded(weeks=options.weeks), "benchmark", progress=after)
         seconds = perf_counter() - started
         start = pipeline.starts[0] + 5 * plain_flights.HOUR
-        own = run.learner.report(start + plain_flights.WARM_UP)
+        own = run.folds.learner.report(start + plain_flights.WARM_UP)
         run.close()
     tenths = [f"{memory[int(len(memory) * tenth / 10)]:,.0f}" for tenth in range(1, 10)] + [f"{memory[-1]:,.0f}"]
     sys.stdout.write(f"{lines:,} events in {seconds:,.0f} s ({lines / seconds:,.0f} a second)\n")

@@ -35,8 +35,8 @@ def ours(pipeline: Pipeline, events: list[bytes], profile: cProfile.Profile | No
         wall, cpu = perf_counter(), process_time()
         if profile:
             profile.enable()
-        run.lockstep.play(events, "benchmark", progress=lambda _: run.flush_history(HISTORY_ROWS_PER_FLUSH))
-        run.flush_history()
+        run.lockstep.play(events, "benchmark", progress=lambda _: run.folds.flush_history(HISTORY_ROWS_PER_FLUSH))
+        run.folds.flush_history()
         if profile:
             profile.disable()
         took = process_time() - cpu, perf_counter() - wall

@@ -19,13 +19,15 @@ from journal.log import START
 from journal.owner import OwnerLock
 from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
+from rivermill.agenda import Agenda, DemoRollback, Retrains
 from rivermill.build import build_fingerprint
 from rivermill.input_file import InputFile, require_file
 from rivermill.live_line import LiveLine
-from rivermill.lockstep import Progress
+from rivermill.lockstep import Agenda as LockstepAgenda
+from rivermill.lockstep import NothingToDo, Progress
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home
-from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, Run, open_run
+from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, Run, lines_of, open_run, retrainer_of
 
 Figures = dict[str, Any]
 
@@ -102,20 +104,30 @@ def _play(
     started = time.perf_counter()
     before = run.journal.mark(sink)
     with LiveLine(run, quiet=quiet, until=until) as live:
+        agenda = _agenda(run, live, demo=until is not None)
         offered = run.lockstep.play(
-            events, sink, progress=_after_group(run, live.update), notice=live.notice, seal=seal
+            events, sink, agenda=agenda, progress=_after_group(run, live.update), notice=live.notice, seal=seal
         )
         live.finishing()
-        run.flush_history()
+        run.folds.flush_history()
         figures = _figures(run)
     seconds = time.perf_counter() - started
     played = offered - (before.offset + 1 if before else 0)
     return {**figures, "seconds": round(seconds, 2), "events_per_second": round(played / seconds)}
 
 
+def _agenda(run: Run, live: LiveLine, *, demo: bool) -> LockstepAgenda:
+    """What the run stops for; nothing when the pipeline declares no retrains."""
+    if run.pipeline.retrain is None:
+        return NothingToDo()
+    lines = lines_of(run)
+    retrains = Retrains(run, retrainer_of(run, lines), ray_once=demo, say=live.tell)
+    return Agenda(retrains, DemoRollback(run, lines, say=live.tell) if demo else None)
+
+
 def _after_group(run: Run, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
     def after(progress: Progress) -> None:
-        run.flush_history(HISTORY_ROWS_PER_FLUSH)
+        run.folds.flush_history(HISTORY_ROWS_PER_FLUSH)
         show(progress)
 
     return after
@@ -127,9 +139,9 @@ def _figures(run: Run) -> Figures:
     kinds = Counter[Kind]()
     for (kind, _), count in counts.items():
         kinds[kind] += count
-    joined = run.join.counts()
+    joined = run.folds.join.counts()
     tallies = run.journal.tallies()
-    learned = run.learner.report()
+    learned, served = run.folds.learner.report(), run.folds.learner.report_served()
     return {
         "pipeline": run.pipeline.name,
         "events": kinds[Kind.SOURCE],
@@ -144,11 +156,14 @@ def _figures(run: Run) -> Figures:
         "pending": joined["pending"],
         "late": joined["late"],
         "unmatched": joined["unmatched"],
-        "degraded": run.answer.degraded,
+        "degraded": run.folds.answer.degraded,
         "snapshots": kinds[Kind.SNAPSHOT],
+        "auc_champion": served["auc"],
+        "log_loss_champion": served["log_loss"],
         "auc_online": learned["auc"],
         "log_loss_online": learned["log_loss"],
         "calibration_error_online": learned["calibration_error"],
+        **_decided(run, unanswered=counts[Kind.SOURCE, run.pipeline.question.stream] - kinds[Kind.PREDICTION]),
         "dataset": _dataset(run),
         "digest": digest_parts(
             {"journal": journal_digest, **{r.fold.name: r.fold.digest() for r in run.lockstep.runners}}
@@ -156,8 +171,33 @@ def _figures(run: Run) -> Figures:
     }
 
 
+def _decided(run: Run, unanswered: int) -> Figures:
+    """Versions, promotions, and the rollback with the time it took."""
+    if run.pipeline.retrain is None:
+        return {"versions": [], "promotions": [], "rollback": None}
+    lines = lines_of(run)
+    history = lines.history()
+    back = next((entry for entry in history if entry["action"] == "roll_back"), None)
+    return {
+        "versions": [facts for facts in lines.table() if facts["kind"] == "batch"],
+        "promotions": [
+            {"at": entry["at"], "from": entry["from"], "to": entry["line"], "verdict": entry["verdict"]}
+            for entry in history
+            if entry["action"] == "promote"
+        ],
+        "rollback": None
+        if back is None
+        else {
+            "from": back["from"],
+            "to": back["line"],
+            "ms": lines.rollback_ms(back["line"]),
+            "failed_requests": unanswered,
+        },
+    }
+
+
 def _dataset(run: Run) -> Figures | None:
-    if not run.join.counts()["joined"]:
+    if not run.folds.join.counts()["joined"]:
         return None
     made = dataset.build(run.journal, run.home.datasets, run.pipeline.name, run.journal.end(), build_fingerprint())
     return {

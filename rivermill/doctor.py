@@ -128,5 +128,5 @@ def _model(home: Home) -> str:
         return "the prior: no snapshot yet"
     snapshot = decode(records[-1].body, Snapshot)
     verifier = Verifier.open(public_path(home.keys / "signing.key"))
-    Predictor(flavor_named(snapshot.family), DirectoryBlobs(home.blobs), verifier, prior=0.5).follow(snapshot)
+    Predictor(flavor_named, DirectoryBlobs(home.blobs), verifier, prior=0.5).follow(snapshot)
     return f"{snapshot.line} after {snapshot.examples} examples: signature and digest hold"

@@ -73,6 +73,11 @@ class LiveLine:
         if not self._quiet:
             self._show("flushing history, building the dataset, computing digests", now=True)
 
+    def tell(self, sentence: str) -> None:
+        """Say what the run has stopped for."""
+        if not self._quiet:
+            self._show(f"{datetime_of(self._run.journal.clock):%Y-%m-%d %H:%M} · {sentence}", now=True)
+
     def notice(self, line: int, taken: Taken) -> None:
         """Say what became of an event that was not accepted; after some of them only the counts go on."""
         self._notices += 1
@@ -83,8 +88,8 @@ class LiveLine:
 
     def _sentence(self, progress: Progress) -> str:
         rate = (progress.offered - (self._first or 0)) / max(time.monotonic() - self._started, 1e-9)
-        auc = self._run.learner.progress()["auc_binned"]
-        waiting = self._run.join.counts()["pending"]
+        auc = self._run.folds.learner.progress()["auc_binned"]
+        waiting = self._run.folds.join.counts()["pending"]
         day = datetime_of(progress.clock)
         elapsed = (progress.clock - self._run.pipeline.starts[0]) / DAY
         return (

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 from journal.intake import Accepted, Intake, Taken
 from journal.log import Journal
-from journal.record import Cause, Kind, Record
+from journal.record import Cause, Draft, Kind, Record
 from journal.runner import Runner
 
 EVENTS_PER_GROUP = 8_000
@@ -31,6 +32,28 @@ class Progress:
 
     offered: int
     clock: int
+
+
+class Agenda(Protocol):
+    """What is to be done when the journal's clock reaches a moment."""
+
+    @property
+    def due(self) -> int | None:
+        """The next moment, in microseconds; None when there is nothing to do."""
+        ...
+
+    def act(self) -> None:
+        """Do what is due at the journal's clock, with everything before it committed; `due` moves on."""
+        ...
+
+
+class NothingToDo:
+    """An agenda without a moment."""
+
+    due: int | None = None
+
+    def act(self) -> None:
+        """Nothing."""
 
 
 class Lockstep:
@@ -64,6 +87,14 @@ class Lockstep:
             self.run_through(taken.record)
         return taken
 
+    def land(self, draft: Draft) -> None:
+        """Append what no fold derived (a version, a decision's echo) and let everything follow from it, durably."""
+        with self.journal.group():
+            (outcome,) = self.journal.append((draft,))
+            if isinstance(outcome, Record):
+                self.run_through(outcome)
+        self.commit_folds()
+
     def run_through(self, record: Record) -> None:
         """One record and all that follows from it, through every fold."""
         queue = deque((record,))
@@ -78,6 +109,7 @@ class Lockstep:
         sink: str,
         *,
         group: int = EVENTS_PER_GROUP,
+        agenda: Agenda = NothingToDo(),
         progress: Callable[[Progress], None] = lambda _: None,
         notice: Callable[[int, Taken], None] = lambda _, __: None,
         seal: Callable[[], None] = lambda: None,
@@ -88,6 +120,7 @@ class Lockstep:
             events: One JSON CloudEvent each. The same input again goes on where the last run stopped.
             sink: Names the input: its lines are its offsets.
             group: Events per commit. It changes nothing but speed.
+            agenda: What to stop for: the group ends at the first event that reaches the moment.
             progress: Called after each commit.
             notice: Called with the line's number (from 0) and its fate, if that is anything but `Accepted`.
             seal: Called at the end of each group, inside its transaction.
@@ -96,17 +129,28 @@ class Lockstep:
         line = mark.offset + 1 if mark else 0
         remaining = islice(events, line, None)
         with _rare_collections():
-            while batch := list(islice(remaining, group)):
+            self._act(agenda)
+            more = True
+            while more:
+                begun, due = line, agenda.due
                 with self.journal.group():
-                    for raw in batch:
+                    for raw in islice(remaining, group):
                         taken = self.offer(raw, sink=sink, cause=Cause(0, line, 0))
                         if not isinstance(taken, Accepted):
                             notice(line, taken)
                         line += 1
+                        if due is not None and self.journal.clock >= due:
+                            break
                     seal()
                 self.commit_folds()
                 progress(Progress(line, self.journal.clock))
+                self._act(agenda)
+                more = line > begun
         return line
+
+    def _act(self, agenda: Agenda) -> None:
+        while agenda.due is not None and self.journal.clock >= agenda.due:
+            agenda.act()
 
     def commit_folds(self) -> None:
         """Checkpoint every fold at what the journal has committed."""

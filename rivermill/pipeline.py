@@ -11,10 +11,12 @@ from journal.contract import Contract, load_contracts
 from journal.errors import Misconfigured, UnknownName
 from journal.located import Mistakes, read_document
 from registry.guard import GuardPolicy
+from registry.policy import Policy, policy_of
 from rivermill.settings import PIPELINES_VARIABLE
 from rivermill.source_file import Section, load_module
 from training.join import LabelRule
 from training.learner import LearnerSettings
+from training.recipe import Recipe, RetrainSettings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -61,6 +63,8 @@ class Pipeline:
     views: tuple[ViewPlan, ...]
     service: ServicePlan
     recorded: Callable[..., Iterator[bytes]] | None
+    retrain: RetrainSettings | None
+    gate: Policy | None
 
     @property
     def line(self) -> LineRule:
@@ -117,6 +121,10 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
     names = [line.settings.line for line in lines]
     if bootstrap not in names:
         top.wrong("bootstrap", f"names no line; there are: {', '.join(names) or 'none'}")
+    retrain = _retrain(top.section("retrain"), label, models) if top.has("retrain") else None
+    gate = _gate(top) if top.has("gate") else None
+    if retrain is not None and gate is None:
+        top.wrong("retrain", "makes versions that no gate would judge; add a section 'gate'")
     recorded = _function(top, "recorded", folder, name, mistakes) if top.has("recorded") else None
     for section in (starts, top):
         section.finish()
@@ -139,6 +147,8 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
         views=views,
         service=service,
         recorded=recorded,
+        retrain=retrain,
+        gate=gate,
     )
 
 
@@ -188,6 +198,40 @@ def _line(lines: Section, name: str, models: Any) -> LineRule:
     guard.finish()
     section.finish()
     return rule
+
+
+def _retrain(section: Section, label: LabelRule, models: Any) -> RetrainSettings:
+    recipes = section.section("recipes")
+    settings = RetrainSettings(
+        recipes=tuple(_recipe(recipes, name, models) for name in recipes.names()),
+        folds=section.whole("folds"),
+        test=section.span("test"),
+        gap=label.wait,
+        every=section.span("every"),
+        first=section.span("first"),
+    )
+    section.finish()
+    return settings
+
+
+def _recipe(recipes: Section, name: str, models: Any) -> Recipe:
+    section = recipes.section(name)
+    function = section.text("model")
+    if models is not None and not callable(getattr(models, function, None)):
+        section.wrong("model", f"names {function!r}, which models.py does not define")
+    if not _NAME.fullmatch(name):
+        recipes.wrong(name, "is no name: lower-case letters, digits, '_' and '-'")
+    encoding = section.text("encoding", among=("codes", "dense"))
+    section.finish()
+    return Recipe(name=name, function=function, encoding=encoding)  # type: ignore[arg-type]
+
+
+def _gate(top: Section) -> Policy | None:
+    section = top.section("gate")
+    policy, mistakes = policy_of(section.entries)
+    for setting, what in mistakes:
+        section.wrong(setting, what)
+    return policy
 
 
 def _function(

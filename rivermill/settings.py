@@ -47,6 +47,31 @@ class Home:
         return self.folder / "datasets"
 
     @property
+    def control(self) -> str:
+        """The control log, as a database URL."""
+        return f"sqlite:///{(self.folder / 'control.sqlite').absolute()}"
+
+    @property
+    def jobs(self) -> Path:
+        """A folder per training job: its spec, its log, its result."""
+        return self.folder / "jobs"
+
+    @property
+    def socket(self) -> Path:
+        """Where the journal's owner listens."""
+        return self.folder / "owner.sock"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's database and artifacts, of all pipelines."""
+        return self.root / "mlflow"
+
+    @property
+    def access(self) -> Path:
+        """API keys, of all pipelines."""
+        return self.root / "access"
+
+    @property
     def feast(self) -> Path:
         """The Feast registry."""
         return self.folder / "feast"
@@ -62,7 +87,7 @@ class Home:
             NotWritable: The home cannot be written.
         """
         try:
-            for folder in (self.keys, self.blobs, self.datasets, self.feast, self.fold("x").parent):
+            for folder in (self.keys, self.blobs, self.datasets, self.feast, self.jobs, self.fold("x").parent):
                 folder.mkdir(parents=True, exist_ok=True)
             self.keys.chmod(0o700)
             probe = self.folder / ".writable"

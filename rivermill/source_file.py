@@ -68,6 +68,11 @@ class Section:
         """The names of all entries, in order."""
         return tuple(self._entries)
 
+    @property
+    def entries(self) -> dict[str, Any]:
+        """Every entry as it stands, for a reader that judges them itself."""
+        return dict(self._entries)
+
     def wrong(self, name: str, what: str) -> None:
         """Note a mistake at one of the entries."""
         self._note((*self._steps, name), what)

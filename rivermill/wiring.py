@@ -1,35 +1,42 @@
-"""The only module that names adapters: it makes a pipeline's journal, folds and stores, and joins them."""
+"""The only module that names adapters: it makes a pipeline's journal, folds, stores and registry, and joins them."""
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from features.feast_store import apply, open_store
 from features.history import History
 from features.online_table import OnlineTable
 from features.outbox import Outbox
 from features.processor import FeatureFold
-from features.reader import FeatureReader, define
+from features.reader import FeatureReader
 from journal.blobs import DirectoryBlobs, write_durably
-from journal.body import Decision, Definition, Genesis, decode, draft_of
+from journal.body import Definition
 from journal.checkpoint import FoldFile
-from journal.clock import format_span
+from journal.control import ControlLog, echo_of, missing_echoes
 from journal.errors import Refused
 from journal.fold import Fold
 from journal.intake import Intake
-from journal.log import START
+from journal.log import Journal
 from journal.privacy import KeyTable
-from journal.record import FORMAT, Cause, Draft, Kind, Record
+from journal.record import Cause, Record
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
 from journal.stamp import is_behind
-from registry.flavor import Flavor
-from registry.signing import Signer
+from registry.flavor import Flavor, OnlineFlavor
+from registry.signing import Signer, Verifier, public_path
 from rivermill.build import build_fingerprint, library_fingerprint
+from rivermill.evaluation import Evaluation
+from rivermill.genesis import begin, definition_of
+from rivermill.lines import Lines
 from rivermill.lockstep import Lockstep
 from rivermill.pipeline import Pipeline
+from rivermill.retraining import Retrainer
 from rivermill.settings import Home
 from serving.answer import AnswerFold
+from serving.champion import Champion
 from serving.predictor import Predictor
 from training.join import JoinFold
 from training.learner import Learner
@@ -37,20 +44,42 @@ from training.learner import Learner
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-CONTRACT_TYPES = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
+    from registry.mlflow_registry import MlflowRegistry
+
 HISTORY_ROWS_PER_FLUSH = 200_000
+FLAVORS = ("river", "batch")
+
+
+class FoldJournal(Protocol):
+    """What folds need of a journal: the owner's own, or one that another process owns."""
+
+    @property
+    def incarnation(self) -> str:
+        """Its life."""
+        ...
+
+    def next_at(self) -> int:
+        """See `journal.log.Journal.next_at`."""
+        ...
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.read`."""
+        ...
+
+    def end(self, partition: int = 0) -> int:
+        """See `journal.log.Journal.end`."""
+        ...
+
+    def mark(self, sink: str) -> Cause | None:
+        """See `journal.log.Journal.mark`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One pipeline, owned by this process and ready to take events."""
+class Folds:
+    """A pipeline's folds, restored and ready to go on."""
 
-    pipeline: Pipeline
-    home: Home
-    journal: SqliteJournal
-    keys: KeyTable
-    intake: Intake
-    lockstep: Lockstep
+    runners: Sequence[Runner]
     features: FeatureFold
     answer: AnswerFold
     join: JoinFold
@@ -63,15 +92,33 @@ class Run:
         self.history.flush(self.outbox, at_least)
 
     def close(self) -> None:
-        """Let go of every file, the journal's ownership last."""
-        for runner in self.lockstep.runners:
+        """Let go of the folds' files."""
+        for runner in self.runners:
             runner.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One pipeline, owned by this process and ready to take events."""
+
+    pipeline: Pipeline
+    home: Home
+    journal: SqliteJournal
+    control: ControlLog
+    keys: KeyTable
+    intake: Intake
+    lockstep: Lockstep
+    folds: Folds
+
+    def close(self) -> None:
+        """Let go of every file, the journal's ownership last."""
+        self.folds.close()
         self.keys.close()
         self.journal.close()
 
 
 def open_run(pipeline: Pipeline, home: Home) -> Run:
-    """Own a pipeline's home, restore its folds, and catch up with the journal.
+    """Own a pipeline's home, restore its folds, and catch up with the journal and the control log.
 
     Raises:
         OwnedElsewhere, NotWritable, Corrupt, Misconfigured: As the parts say.
@@ -87,31 +134,44 @@ def open_run(pipeline: Pipeline, home: Home) -> Run:
 
 
 def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
-    definition = definition_of(pipeline)
-    _begin(pipeline, definition, journal)
+    definition, control = definition_of(pipeline), control_of(home)
+    begin(pipeline, definition, journal, control, signer_of(home), online_flavor)
     keys = KeyTable(home.keys / "subjects.sqlite")
     intake = Intake(journal, pipeline.contracts, keys, starts=pipeline.starts)
+    folds = open_folds(pipeline, home, journal)
+    lockstep = Lockstep(journal, intake, folds.runners)
+    lockstep.catch_up()
+    for entry in missing_echoes(control, pipeline.name, journal):
+        lockstep.land(echo_of(entry))
+    _register(pipeline, home, journal.incarnation)
+    return Run(
+        pipeline=pipeline,
+        home=home,
+        journal=journal,
+        control=control,
+        keys=keys,
+        intake=intake,
+        lockstep=lockstep,
+        folds=folds,
+    )
+
+
+def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
+    """Restore every fold of a pipeline from its file; `Runner.offset` says how far each had come."""
+    definition = definition_of(pipeline)
     schemas = [view.schema for view in pipeline.views]
     files = {name: FoldFile(home.fold(name)) for name in ("features", "answer", "join", "learner")}
     table = OnlineTable(files["features"].db)
     outbox = Outbox(files["features"].db, schemas)
     features = FeatureFold(pipeline.views, pipeline.lateness, table, outbox)
-    reader = FeatureReader(pipeline.service, pipeline.question.request, table)
-    answer = _answer(pipeline, home, journal, definition, reader)
+    answer = _answer(pipeline, home, journal, definition, table)
     join = JoinFold(pipeline.label)
     learner = _learner(pipeline, home, journal)
     folds: tuple[Fold, ...] = (features, answer, join, learner)
-    runners = [Runner(fold, files[fold.name], journal, library_fingerprint()) for fold in folds]
-    lockstep = Lockstep(journal, intake, runners)
-    lockstep.catch_up()
-    _register(pipeline, home, journal)
-    return Run(
-        pipeline=pipeline,
-        home=home,
-        journal=journal,
-        keys=keys,
-        intake=intake,
-        lockstep=lockstep,
+    # A runner that never steps (a live worker's) asks less of its journal than the whole port.
+    port = cast(Journal, journal)
+    return Folds(
+        runners=[Runner(fold, files[fold.name], port, library_fingerprint()) for fold in folds],
         features=features,
         answer=answer,
         join=join,
@@ -122,57 +182,129 @@ def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
 
 
 def _answer(
-    pipeline: Pipeline, home: Home, journal: SqliteJournal, definition: Definition, reader: FeatureReader
+    pipeline: Pipeline, home: Home, journal: FoldJournal, definition: Definition, table: OnlineTable
 ) -> AnswerFold:
     return AnswerFold(
         stream=pipeline.question.stream,
         key=pipeline.question.key,
         definition=definition,
-        reader=reader,
-        predictor=Predictor(
-            flavor_named(pipeline.line.flavor),
-            DirectoryBlobs(home.blobs),
-            Signer.open(home.keys / "signing.key"),
-            pipeline.line.settings.prior,
-        ),
+        reader=FeatureReader(pipeline.service, pipeline.question.request, table),
+        champion=champion_of(pipeline, home, read_one(journal)),
         next_at=journal.next_at,
         is_answered=_is_answered(journal),
-        read_record=_read_one(journal),
         build=build_fingerprint(),
     )
 
 
-def _learner(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Learner:
+def champion_of(pipeline: Pipeline, home: Home, read_record: Callable[[int], Record]) -> Champion:
+    """A champion that has followed nothing yet."""
+    return Champion(
+        pipeline=pipeline.name,
+        flavor_of=flavor_named,
+        blobs=DirectoryBlobs(home.blobs),
+        verifier=verifier_of(home),
+        prior=pipeline.line.settings.prior,
+        read_record=read_record,
+    )
+
+
+def predictor_of(pipeline: Pipeline, home: Home) -> Predictor:
+    """A predictor without a model."""
+    return Predictor(flavor_named, DirectoryBlobs(home.blobs), verifier_of(home), pipeline.line.settings.prior)
+
+
+def _learner(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Learner:
     line = pipeline.line
     return Learner(
         line.settings,
         make_model=line.make_model,
-        flavor=flavor_named(line.flavor),
+        flavor=online_flavor(line.flavor),
         blobs=DirectoryBlobs(home.blobs),
-        signer=Signer.open(home.keys / "signing.key"),
-        read_prediction=_read_one(journal),
+        signer=signer_of(home),
+        read_prediction=read_one(journal),
     )
 
 
-def _is_answered(journal: SqliteJournal) -> Callable[[Record], bool]:
+def _is_answered(journal: FoldJournal) -> Callable[[Record], bool]:
     def is_answered(question: Record) -> bool:
         return is_behind(Cause(question.partition, question.offset, 0), journal.mark(AnswerFold.name))
 
     return is_answered
 
 
-def _read_one(journal: SqliteJournal) -> Callable[[int], Record]:
+def read_one(journal: FoldJournal) -> Callable[[int], Record]:
+    """Reads the record at an offset."""
+
     def read(offset: int) -> Record:
         return journal.read(0, offset - 1, 1)[0]
 
     return read
 
 
-def _register(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> None:
+def signer_of(home: Home) -> Signer:
+    """Signs with the home's key, created at first."""
+    return Signer.open(home.keys / "signing.key")
+
+
+def verifier_of(home: Home) -> Verifier:
+    """Checks what the home's key signed."""
+    signer_of(home)
+    return Verifier.open(public_path(home.keys / "signing.key"))
+
+
+def control_of(home: Home) -> ControlLog:
+    """The pipeline's control log."""
+    return ControlLog(home.control)
+
+
+def lines_of(run: Run) -> Lines:
+    """The lines of a pipeline that this process owns, in lock-step."""
+    evaluation = Evaluation(
+        run.pipeline,
+        run.journal,
+        DirectoryBlobs(run.home.blobs),
+        lambda: predictor_of(run.pipeline, run.home),
+        run.folds.learner.scores.table,
+    )
+    return Lines(
+        pipeline=run.pipeline,
+        control=run.control,
+        evaluation=evaluation,
+        land=run.lockstep.land,
+        clock=lambda: run.journal.clock,
+        signer=signer_of(run.home),
+        lockstep=True,
+    )
+
+
+def retrainer_of(run: Run, lines: Lines) -> Retrainer:
+    """Retrains of a pipeline that this process owns, in lock-step."""
+    return Retrainer(
+        pipeline=run.pipeline,
+        home=run.home,
+        journal=run.journal,
+        end=run.journal.end,
+        land=run.lockstep.land,
+        lines=lines,
+        blobs=DirectoryBlobs(run.home.blobs),
+        signer=signer_of(run.home),
+    )
+
+
+def mlflow_of(root: Path, uri: str = "") -> "MlflowRegistry":
+    """The MLflow registry of a home: its own database, or a tracking server."""
+    from registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415 - costs what only a registration should pay
+
+    folder = (root / "mlflow").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return MlflowRegistry(uri or f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
+
+
+def _register(pipeline: Pipeline, home: Home, incarnation: str) -> None:
     """Tell Feast's registry about the views, once: a live journal's views never change."""
     applied = home.feast / "applied"
     if not applied.exists() or applied.read_text() != pipeline.service.label:
-        apply(feast_store(home, journal.incarnation), pipeline.feast_objects)
+        apply(feast_store(home, incarnation), pipeline.feast_objects)
         write_durably(applied, pipeline.service.label.encode())
 
 
@@ -181,66 +313,16 @@ def feast_store(home: Home, incarnation: str, now: int | None = None) -> "Featur
     return open_store(home.folder, home.pipeline, home.fold("features"), home.history(incarnation), now)
 
 
-def _begin(pipeline: Pipeline, definition: Definition, journal: SqliteJournal) -> None:
-    """Write what every journal begins with: whose it is, what its columns mean, which line answers first.
-
-    Raises:
-        Refused: The journal began under other rules; the message names them.
-    """
-    rules = rules_of(pipeline, definition)
-    if journal.end() == START:
-        genesis = Genesis(pipeline=pipeline.name, clock="events", format=FORMAT, rules=rules)
-        begins = draft_of(genesis, kind=Kind.GENESIS, stream="journal", id=pipeline.name)
-        journal.append([begins, _defines(definition), _bootstraps(pipeline)])
-        return
-    began = decode(journal.of_kind(Kind.GENESIS, START, 1)[0].body, Genesis).rules
-    changed = [f"{name} (was {began.get(name)}, is {rule})" for name, rule in rules.items() if began.get(name) != rule]
-    if changed:
-        raise Refused(
-            which=f"this journal began under other rules: {'; '.join(changed)}",
-            fix="A live line's rules never change: put them back, or start anew with --fresh",
-        )
-
-
-def rules_of(pipeline: Pipeline, definition: Definition) -> dict[str, str]:
-    """What the state of the folds follows from, beside the journal: name to canonical text."""
-    line, flavor = pipeline.line, flavor_named(pipeline.line.flavor)
-    return {
-        "views": definition.service,
-        "question": repr(pipeline.question),
-        "label": repr(pipeline.label),
-        "line": repr(line.settings),
-        "model": flavor.digest(line.make_model()),
-        "lateness": format_span(pipeline.lateness),
-        "dedup window": format_span(pipeline.dedup_window),
-    }
-
-
-def _defines(definition: Definition) -> Draft:
-    return draft_of(definition, kind=Kind.DEFINITION, stream="features", id=definition.service)
-
-
-def _bootstraps(pipeline: Pipeline) -> Draft:
-    decision = Decision(
-        sequence=1,
-        action="bootstrap",
-        subject=pipeline.bootstrap,
-        why="the pipeline declares it; until its first snapshot the prior answers",
-        details={"prior": pipeline.line.settings.prior},
-    )
-    return draft_of(decision, kind=Kind.DECISION, stream="control", id="bootstrap")
-
-
-def definition_of(pipeline: Pipeline) -> Definition:
-    """What a prediction's values will mean."""
-    types = {field.name: CONTRACT_TYPES[field.type] for field in pipeline.contracts[pipeline.question.stream].fields}
-    return define(pipeline.service, {name: types[name] for name in pipeline.question.request})
-
-
 def flavor_named(name: str) -> Flavor:
-    """The module of a model family; River is imported only when a model is needed."""
-    if name != "river":
-        raise Refused(which=f"flavor {name!r}", fix="There is only 'river' so far")
-    from registry.flavors import river  # noqa: PLC0415
+    """The module of a model family; it is imported only when a model is needed."""
+    if name not in FLAVORS:
+        raise Refused(which=f"flavor {name!r}", fix=f"There are: {', '.join(FLAVORS)}")
+    return cast(Flavor, importlib.import_module(f"registry.flavors.{name}"))
 
-    return cast(Flavor, river)
+
+def online_flavor(name: str) -> OnlineFlavor:
+    """The module of a family that can learn one example at a time."""
+    flavor: Any = flavor_named(name)
+    if not hasattr(flavor, "learn_one"):
+        raise Refused(which=f"flavor {name!r} does not learn online", fix="Use 'river'")
+    return cast(OnlineFlavor, flavor)

@@ -62,7 +62,7 @@ class Learner:
     """The fold that learns."""
 
     name = "learner"
-    version = 1
+    version = 2
     kinds = frozenset({Kind.DEFINITION, Kind.PREDICTION, Kind.EXAMPLE, Kind.EXPIRED})
 
     def __init__(
@@ -98,8 +98,8 @@ class Learner:
         self._service = ""
         self._columns: list[str] = []
         self._model = make_model()
-        # Offset -> (asked at, score, input); the input is None when it must be read from the journal again.
-        self._pending: dict[int, tuple[int, float, Inputs | None]] = {}
+        # Offset -> (asked at, score, served score, input); an input of None must be read from the journal again.
+        self._pending: dict[int, tuple[int, float, float, Inputs | None]] = {}
         self._recent: deque[tuple[float, bool]] = deque(maxlen=settings.guard.window)
         self._figures = Prequential()
         self.scores = Scores()
@@ -142,7 +142,7 @@ class Learner:
             self._counts["foreign"] += 1
             return ()
         x = self.flavor.inputs(self._columns, question.values)
-        self._pending[record.offset] = (record.at, self.flavor.predict_one(self._model, x), x)
+        self._pending[record.offset] = (record.at, self.flavor.predict_one(self._model, x), question.score, x)
         self._counts["questions"] += 1
         return ()
 
@@ -151,10 +151,10 @@ class Learner:
         asked = self._pending.pop(answer.prediction, None)
         if asked is None:
             return ()
-        at, score, x = asked
+        at, score, served, x = asked
         outcome = answer.outcome
         self._figures.update(score, outcome)
-        self.scores.append(at, score, outcome)
+        self.scores.append(answer.prediction, at, score, served, outcome)
         self._recent.append((score, outcome))
         self.flavor.learn_one(self._model, self._inputs_of(answer.prediction) if x is None else x, outcome)
         self._counts["examples"] += 1
@@ -213,8 +213,12 @@ class Learner:
         }
 
     def report(self, since_at: int | None = None) -> dict[str, Any]:
-        """The exact figures; see `training.scores.Scores.report`."""
+        """The exact figures of its own answers; see `training.scores.Scores.report`."""
         return self.scores.report(since_at)
+
+    def report_served(self, since_at: int | None = None) -> dict[str, Any]:
+        """The same of the answers that were given, by whatever line."""
+        return self.scores.report(since_at, "served")
 
     def load(self, file: FoldFile) -> None:
         """See `journal.fold.Fold.load`.
@@ -229,7 +233,7 @@ class Learner:
         self._saved_at, state = stored
         self._service, self._columns = state.service, state.columns
         self._model = self.flavor.load(state.model)
-        self._pending = {offset: (at, score, None) for offset, at, score in state.pending}
+        self._pending = {offset: (at, score, served, None) for offset, at, score, served in state.pending}
         self._recent.extend(state.recent)
         self._figures = Prequential.restore(state.figures)
         self._counts = state.counts
@@ -249,7 +253,7 @@ class Learner:
             service=self._service,
             columns=self._columns,
             model=model,
-            pending=[(offset, at, score) for offset, (at, score, _) in self._pending.items()],
+            pending=[(offset, at, score, served) for offset, (at, score, served, _) in self._pending.items()],
             recent=list(self._recent),
             figures=self._figures.state(),
             counts=self._counts,

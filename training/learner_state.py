@@ -21,7 +21,7 @@ class LearnerState(msgspec.Struct, array_like=True, kw_only=True):
         service: The feature service it learns from; empty before the first definition.
         columns: The service's columns.
         model: The flavor's dump.
-        pending: (prediction's offset, its ``at``, score) of every question that waits for its outcome.
+        pending: (prediction's offset, its ``at``, score, served score) of every question that waits for its outcome.
         recent: (score, outcome) of the latest examples: what the guard will judge.
         figures: The running figures.
         counts: The counters.
@@ -32,7 +32,7 @@ class LearnerState(msgspec.Struct, array_like=True, kw_only=True):
     service: str
     columns: list[str]
     model: bytes
-    pending: list[tuple[int, int, float]]
+    pending: list[tuple[int, int, float, float]]
     recent: list[tuple[float, bool]]
     figures: list[Any]
     counts: dict[str, int]

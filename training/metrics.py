@@ -11,16 +11,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALLEST = 1e-15
-_LARGEST = 1 - 1e-15
+from registry.measures import BINS, exact_auc, log_loss
+
 _EDGE = 1e-7
-BINS = 10
 
-
-def log_loss(score: float, outcome: bool) -> float:
-    """The loss of one answer in nats, with the score clipped as River's ``metrics.LogLoss`` clips it."""
-    clipped = max(min(score, _LARGEST), _SMALLEST)
-    return -math.log(clipped) if outcome else -math.log(1 - clipped)
+__all__ = ["BINS", "BinnedAuc", "Calibration", "CalibrationBin", "LogLoss", "Prequential", "exact_auc", "log_loss"]
 
 
 class LogLoss:
@@ -106,26 +101,6 @@ def _rates(counts: Sequence[int]) -> NDArray[np.float64]:
     above = np.cumsum(counts[:0:-1])[::-1]
     total = sum(counts)
     return above / total if total else np.zeros(BINS)
-
-
-def exact_auc(scores: NDArray[np.float64], outcomes: NDArray[np.bool_]) -> float | None:
-    """The exact area under the ROC curve: the share of (positive, negative) pairs in the right order, ties half.
-
-    Args:
-        scores: Shape (n,).
-        outcomes: Shape (n,).
-
-    Returns:
-        The area, correctly rounded; None while one of the classes is missing.
-    """
-    _, place = np.unique(scores, return_inverse=True)
-    positives = np.bincount(place, weights=outcomes).astype(np.int64)
-    negatives = np.bincount(place).astype(np.int64) - positives
-    below = np.cumsum(negatives) - negatives
-    # Twice the area's numerator is a whole number, so nothing is rounded before the one division.
-    twice = int(np.sum(positives * (2 * below + negatives)))
-    pairs = int(positives.sum()) * int(negatives.sum())
-    return twice / (2 * pairs) if pairs else None
 
 
 class Prequential:

@@ -1,7 +1,7 @@
-"""Every (question's time, score, outcome) of a learner, kept for exact figures: 17 bytes each, in chunks of 512.
+"""Every example's two answers, the learner's own and the one that was served: for exact figures, 33 bytes each.
 
-Full chunks go to the fold's file; the last one travels with the learner's state. So memory stays flat, and the file
-ends where the state that counts its rows does.
+Full chunks of 512 go to the fold's file; the last one travels with the learner's state. So memory stays flat, and the
+file ends where the state that counts its rows does.
 """
 
 import struct
@@ -17,8 +17,8 @@ from training.metrics import Prequential, exact_auc
 
 CHUNK = 512
 
-_ROW = np.dtype([("at", "<i8"), ("score", "<f8"), ("outcome", "?")])
-_pack_row = struct.Struct("<qd?").pack
+_ROW = np.dtype([("prediction", "<i8"), ("at", "<i8"), ("score", "<f8"), ("served", "<f8"), ("outcome", "?")])
+_pack_row = struct.Struct("<qqdd?").pack
 _CHUNK_BYTES = CHUNK * _ROW.itemsize
 _SPACE = "scores"
 _KEY_BYTES = 8
@@ -35,9 +35,9 @@ class Scores:
     def __len__(self) -> int:
         return self._chunks * CHUNK + len(self._tail) // _ROW.itemsize
 
-    def append(self, at: int, score: float, outcome: bool) -> None:
-        """Add the answer to a question asked at ``at`` (microseconds)."""
-        self._tail += _pack_row(at, score, outcome)
+    def append(self, prediction: int, at: int, score: float, served: float, outcome: bool) -> None:
+        """Add an example: its prediction's offset and ``at``, the learner's score, the served score, the outcome."""
+        self._tail += _pack_row(prediction, at, score, served, outcome)
 
     def save(self, file: FoldFile) -> bytes:
         """Move full chunks to the file, in its open transaction; return the rows that remain."""
@@ -67,8 +67,12 @@ class Scores:
                 fix="Delete this file: the fold is rebuilt from the journal at the next start",
             )
 
-    def report(self, since: int | None = None) -> dict[str, Any]:
+    def report(self, since: int | None = None, answer: str = "score") -> dict[str, Any]:
         """The exact figures over the questions asked at or after a time (microseconds), or over all of them.
+
+        Args:
+            since: The first moment that counts; None for all.
+            answer: ``score`` judges the learner's own answers, ``served`` those that were given.
 
         Returns:
             ``examples``, ``auc`` (None while a class is missing), ``log_loss`` (None without examples),
@@ -76,18 +80,22 @@ class Scores:
         """
         rows = np.concatenate(list(self.rows(since)))
         figures = Prequential()
-        for score, outcome in zip(rows["score"].tolist(), rows["outcome"].tolist(), strict=True):
+        for score, outcome in zip(rows[answer].tolist(), rows["outcome"].tolist(), strict=True):
             figures.update(score, outcome)
         return {
             "examples": len(rows),
-            "auc": exact_auc(rows["score"], rows["outcome"]),
+            "auc": exact_auc(rows[answer], rows["outcome"]),
             "log_loss": figures.log_loss.mean if len(rows) else None,
             "calibration_error": figures.calibration.error(),
             "calibration": [list(row) for row in figures.calibration.bins()],
         }
 
+    def table(self) -> NDArray[np.void]:
+        """Every row as one array, in order."""
+        return np.concatenate(list(self.rows()))
+
     def rows(self, since: int | None = None) -> Iterator[NDArray[np.void]]:
-        """The chunks, in order: arrays of (at, score, outcome), of questions asked at or after ``since``."""
+        """The chunks of (prediction, at, score, served, outcome) in order, of questions asked at or after ``since``."""
         for chunk in self._stored():
             rows = np.frombuffer(chunk, _ROW)
             yield rows if since is None else rows[rows["at"] >= since]

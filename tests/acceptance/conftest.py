@@ -20,6 +20,6 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     assert pipeline.recorded is not None
     run = open_run(pipeline, Home(root, "flights"))
     run.lockstep.play(pipeline.recorded(weeks=WEEKS), "test")
-    run.flush_history()
+    run.folds.flush_history()
     yield run
     run.close()

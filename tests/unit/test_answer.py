@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from features.reader import FeatureReader, define
@@ -12,6 +13,7 @@ from features.views import ServicePlan, ViewPlan
 from journal.blobs import DirectoryBlobs
 from journal.body import Decision, Prediction, Snapshot, decode, draft_of
 from journal.checkpoint import FoldFile
+from journal.control import signed_parts
 from journal.errors import Corrupt, UnknownName, Untrusted
 from journal.log import START
 from journal.memory_log import MemoryJournal
@@ -20,7 +22,7 @@ from registry.flavors import river
 from registry.flavors.river import load
 from registry.signing import Signer
 from serving.answer import AnswerFold
-from serving.predictor import Predictor
+from serving.champion import Champion
 
 PRIOR = 0.25
 
@@ -45,10 +47,12 @@ class Desk:
             key="key",
             definition=self.definition,
             reader=FeatureReader(service, ["q"], self),
-            predictor=Predictor(river, self.blobs, self.signer, PRIOR),
+            champion=Champion(
+                pipeline="t", flavor_of=lambda _: river, blobs=self.blobs, verifier=self.signer, prior=PRIOR,
+                read_record=lambda offset: self.journal.read(0, offset - 1, 1)[0],
+            ),
             next_at=self.journal.next_at,
             is_answered=lambda question: question.offset in self.answered,
-            read_record=lambda offset: self.journal.read(0, offset - 1, 1)[0],
             build="b",
         )
 
@@ -68,8 +72,13 @@ class Desk:
         return decode(draft.body, Prediction)
 
     def bootstrap(self, line: str = "l") -> None:
-        decision = Decision(sequence=3, action="bootstrap", subject=line, why="", details={})
-        assert not self.take(draft_of(decision, kind=Kind.DECISION, stream="c", id="b"))
+        self.decide("bootstrap", line, 3)
+
+    def decide(self, action: str, line: str, sequence: int, pipeline: str = "t") -> None:
+        decision = Decision(sequence=sequence, action=action, subject=line, why="", details={})
+        signature = self.signer.sign(*signed_parts(pipeline, decision))
+        signed = msgspec.structs.replace(decision, signature=signature)
+        assert not self.take(draft_of(signed, kind=Kind.DECISION, stream="c", id=f"d{sequence}"))
 
     def publish(self, **changes: Any) -> Snapshot:
         from river import linear_model  # noqa: PLC0415
@@ -128,7 +137,7 @@ def test_a_snapshot_that_is_not_ours_is_not_served(desk: Desk, changes: dict[str
 def test_a_signed_snapshot_of_another_model_is_not_served(desk: Desk) -> None:
     good = desk.publish()
     other = "f" * 64
-    with pytest.raises(Corrupt, match="after 1 examples"):
+    with pytest.raises(Corrupt, match="of line l"):
         desk.publish(model=other, signature=desk.signer.sign("l", "river", other, good.blob))
     gone = "e" * 64
     with pytest.raises(UnknownName, match="blob"):
@@ -174,9 +183,50 @@ def test_a_restart_serves_what_was_served(tmp_path: Path) -> None:
         desk.fold.save(file)
     again = Desk(tmp_path)
     again.journal = desk.journal
-    again.fold._read_record = desk.fold._read_record
     again.fold.load(file)
     file.close()
-    assert (again.fold.served, again.fold.answers) == (desk.fold.served, 1)
+    assert (again.fold.champion.served, again.fold.answers) == (desk.fold.champion.served, 1)
     assert again.fold.digest() == desk.fold.digest()
     assert again.ask(time=101).score == prediction.score
+
+
+def test_a_decision_names_another_line_and_back(desk: Desk) -> None:
+    online = desk.publish()
+    other = desk.publish(line="m", signature=desk.signer.sign("m", "river", online.model, online.blob))
+    assert desk.ask().line == "l"
+    desk.decide("promote", "m", 4)
+    answer = desk.ask(time=101)
+    assert (answer.line, answer.control, answer.snapshot, answer.model) == ("m", 4, 2, other.model)
+    newer = desk.publish()
+    assert desk.ask(time=102).line == "m"
+    desk.decide("roll_back", "l", 5)
+    answer = desk.ask(time=103)
+    assert (answer.line, answer.control, answer.model) == ("l", 5, newer.model)
+    assert answer.snapshot > 2
+
+
+def test_the_line_before_stays_warm_and_follows_its_snapshots(desk: Desk) -> None:
+    online = desk.publish()
+    desk.publish(line="m", signature=desk.signer.sign("m", "river", online.model, online.blob))
+    desk.decide("promote", "m", 4)
+    desk.publish()
+    for path in (desk.blobs.folder).rglob("*"):
+        if path.is_file():
+            path.unlink()
+    desk.decide("roll_back", "l", 5)
+    assert desk.ask(time=103).line == "l"
+
+
+@pytest.mark.parametrize("action", ["promote", "roll_back"])
+def test_a_decision_that_we_did_not_sign_names_nothing(desk: Desk, action: str) -> None:
+    online = desk.publish()
+    desk.publish(line="m", signature=desk.signer.sign("m", "river", online.model, online.blob))
+    with pytest.raises(Untrusted):
+        desk.decide(action, "m", 4, pipeline="another")
+    assert desk.ask().line == "l"
+
+
+def test_a_decision_about_an_unknown_line_names_nothing(desk: Desk) -> None:
+    with pytest.raises(UnknownName, match="nowhere"):
+        desk.decide("promote", "nowhere", 4)
+    assert desk.ask().line == "l"

@@ -143,8 +143,10 @@ def test_it_scores_its_own_number_and_learns_from_the_features_as_predicted(tmp_
     runner, learner = start(tmp_path, journal)
     run(journal, runner)
     runner.commit()
-    kept = [tuple(row) for chunk in learner.scores.rows() for row in chunk.tolist()]
-    assert kept == rows
+    kept = [row for chunk in learner.scores.rows() for row in chunk.tolist()]
+    assert [(at, score, outcome) for _, at, score, _, outcome in kept] == rows
+    answered = {record.offset: record.at for record in journal.read(0, -1, 10_000) if record.kind is Kind.PREDICTION}
+    assert all(answered[prediction] == at and served == 0.123 for prediction, at, _, served, _ in kept)
     assert river.digest(learner.model) == river.digest(model)
     counts = learner.counts()
     assert counts["questions"] == 400 == counts["examples"] + counts["expired"] + counts["pending"]
@@ -173,6 +175,10 @@ def test_a_report_is_exact_and_can_start_late(tmp_path: Path) -> None:
             assert sum(row[0] for row in report["calibration"]) == len(chosen)
     assert learner.report()["log_loss"] == learner.progress()["log_loss"]
     assert learner.report(10**18)["log_loss"] is None
+    served = learner.report_served()
+    assert (served["examples"], served["auc"]) == (len(rows), 0.5)
+    late = sum(outcome for _, _, outcome in rows) / len(rows)
+    assert served["log_loss"] == pytest.approx(-late * math.log(0.123) - (1 - late) * math.log(1 - 0.123), rel=1e-9)
     runner.close()
 
 

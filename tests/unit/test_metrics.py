@@ -1,15 +1,12 @@
-"""The figures are River's, scikit-learn's, or what a slow count says."""
+"""The running figures are River's, or what a slow count says."""
 
 import math
 import random
-from itertools import product
 
-import numpy as np
 import pytest
 from river import metrics
-from sklearn.metrics import roc_auc_score
 
-from training.metrics import BinnedAuc, Calibration, LogLoss, Prequential, exact_auc, log_loss
+from training.metrics import BinnedAuc, Calibration, LogLoss, Prequential
 
 Pairs = list[tuple[float, bool]]
 
@@ -21,10 +18,6 @@ def answers(count: int, seed: int) -> Pairs:
     return [(score, rng.random() < 0.1 + 0.8 * score) for score in scores]
 
 
-def auc_of(pairs: Pairs) -> float | None:
-    return exact_auc(np.array([score for score, _ in pairs]), np.array([outcome for _, outcome in pairs], dtype=bool))
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_log_loss_and_binned_auc_are_rivers_to_the_last_bit(seed: int) -> None:
     ours, loss, auc = Prequential(), metrics.LogLoss(), metrics.ROCAUC()
@@ -34,39 +27,6 @@ def test_log_loss_and_binned_auc_are_rivers_to_the_last_bit(seed: int) -> None:
         auc.update(outcome, {True: score, False: 1 - score})
         assert ours.log_loss.mean == loss.get()
         assert ours.auc.area() == auc.get()
-
-
-def test_log_loss_is_clipped_at_both_ends() -> None:
-    assert log_loss(0.0, True) == log_loss(-1.0, True) == -math.log(1e-15)
-    assert log_loss(1.0, False) == -math.log(1 - (1 - 1e-15))
-    assert log_loss(0.25, True) == -math.log(0.25)
-    assert log_loss(0.25, False) == -math.log(0.75)
-    assert math.isnan(log_loss(math.nan, True))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_exact_auc_is_the_share_of_pairs_in_the_right_order(seed: int) -> None:
-    pairs = answers(300, seed)
-    positives = [score for score, outcome in pairs if outcome]
-    negatives = [score for score, outcome in pairs if not outcome]
-    twice = sum(2 * (p > n) + (p == n) for p, n in product(positives, negatives))
-    assert auc_of(pairs) == twice / (2 * len(positives) * len(negatives))
-    theirs = roc_auc_score([outcome for _, outcome in pairs], [score for score, _ in pairs])
-    assert auc_of(pairs) == pytest.approx(theirs, abs=1e-12)
-
-
-def test_exact_auc_at_its_edges() -> None:
-    assert auc_of([]) is None
-    assert auc_of([(0.3, True)]) is None
-    assert auc_of([(0.3, True), (0.3, False)]) == 0.5
-    assert auc_of([(0.3, True), (0.4, False)]) == 0.0
-    assert auc_of([(0.4, True), (0.3, False)]) == 1.0
-
-
-def test_exact_auc_ignores_the_order_of_the_examples() -> None:
-    pairs = answers(500, 9)
-    shuffled = random.Random(1).sample(pairs, len(pairs))
-    assert auc_of(pairs) == auc_of(shuffled)
 
 
 def test_calibration_counts_by_tenths() -> None:

@@ -1,0 +1,249 @@
+"""A pipeline's lines: what may answer, what does, and how that changes. Every face (command line, API, demo) comes here.
+
+A change is planned from the control log and from evidence, explained or applied, and then echoed into the journal, where
+the folds obey it. A decision that could not be echoed holds all the same: whoever owns the journal next echoes it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from journal.body import Snapshot, Version, decode
+from journal.clock import format_time
+from journal.control import ControlLog, Entry, echo_of
+from journal.errors import LostRace, Refused, UnknownName
+from journal.record import Draft
+from registry import promotion
+from registry.evidence import with_live
+from registry.policy import Policy
+from registry.promotion import Plan, plan_promotion, plan_rejection, plan_roll_back, succession_of
+from registry.signing import Signer
+from rivermill.evaluation import Evaluation
+from rivermill.pipeline import Pipeline
+
+SERVING = "serving"
+"""The kind of evidence that whoever serves writes about a staged version."""
+
+ROLLBACK = "roll_back"
+"""The kind of evidence that tells how long a rollback took."""
+
+ONLINE = -1
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """The verbs.
+
+    Attributes:
+        pipeline: Whose lines.
+        control: Its control log.
+        evaluation: Measures lines.
+        land: Appends a record durably, with all that follows from it.
+        clock: The journal's, in microseconds.
+        signer: Signs decisions.
+        lockstep: Whether checks by the wall are reported only.
+    """
+
+    pipeline: Pipeline
+    control: ControlLog
+    evaluation: Evaluation
+    land: Callable[[Draft], None]
+    clock: Callable[[], int]
+    signer: Signer
+    lockstep: bool
+
+    def table(self) -> Sequence[Facts]:
+        """A row per line, online ones first, then versions from the oldest on."""
+        succession = self._succession()
+        online = [self._online_facts(line.settings.line) for line in self.pipeline.lines]
+        batch = [_version_facts(offset, version) for offset, version in self.evaluation.versions().values()]
+        return [
+            {**facts, "state": str(succession.states.get(facts["line"], "candidate"))} for facts in (*online, *batch)
+        ]
+
+    def show(self, line: str) -> Facts:
+        """One line with its evidence beside today's champion, and the gate's report on it."""
+        facts = next((facts for facts in self.table() if facts["line"] == line), None)
+        if facts is None:
+            self.evaluation.version(line)
+            raise UnknownName(which=f"line {line!r}", fix="`rivermill registry list` shows them")
+        if line == self._succession().champion:
+            return {**facts, "report": "It is the champion."}
+        plan = self.plan_promotion(line)
+        return {**facts, "evidence": dict(plan.evidence), "report": promotion.explain(plan)}
+
+    def history(self) -> Sequence[Facts]:
+        """A row per decision, from the first."""
+        return [_entry_facts(entry) for entry in self.control.entries(self.pipeline.name)]
+
+    @property
+    def champion(self) -> str:
+        """The line that answers by the control log's last decision."""
+        return self._succession().champion
+
+    def plan_promotion(self, line: str) -> Plan:
+        """What a promotion of this line would do; raises UnknownName, Refused."""
+        return plan_promotion(**self._planned(line))
+
+    def plan_roll_back(self, to: str = "") -> Plan:
+        """What a rollback would do."""
+        return plan_roll_back(self._succession(), to)
+
+    def promote(
+        self, line: str, *, why: str, principal: str, key: str, expected: int | None = None, facts: Facts | None = None
+    ) -> Entry:
+        """Let a line answer, through the gate.
+
+        Args:
+            line: Which.
+            why: The reason.
+            principal: Who asks.
+            key: Of the request; asked twice it is done once.
+            expected: The last decision that the caller knows of; None for whatever it is now.
+            facts: What the decision's details say beside the gate's numbers.
+
+        Raises:
+            UnknownName, Refused, GateClosed, LostRace: As the plan and the gate say.
+        """
+        known = promotion.decided(self.control, self.pipeline.name, key)
+        return known or self._apply(self.plan_promotion(line), why, principal, key, expected, facts)
+
+    def roll_back(
+        self, to: str = "", *, why: str, principal: str, key: str, expected: int | None = None, measure: bool = False
+    ) -> Entry:
+        """Let an earlier champion answer again. ``measure`` keeps how long that took as evidence.
+
+        Raises:
+            Refused, LostRace: As the plan says.
+        """
+        known = promotion.decided(self.control, self.pipeline.name, key)
+        if known is not None:
+            return known
+        begun = time.perf_counter()
+        entry = self._apply(self.plan_roll_back(to), why, principal, key, expected, None)
+        if measure:
+            took = round((time.perf_counter() - begun) * 1_000, 3)
+            self.control.put_evidence(self.pipeline.name, entry.subject, ROLLBACK, {"ms": took}, self.signer)
+        return entry
+
+    def rollback_ms(self, line: str) -> float | None:
+        """How long the last rollback to this line took, from the command until it answered; None if nobody measured."""
+        facts = self.control.evidence_of(self.pipeline.name, line, self.signer).get(ROLLBACK)
+        return None if facts is None else float(facts["ms"])
+
+    def decide(self, line: str, *, principal: str, key: str, facts: Facts) -> Entry:
+        """After a retrain: promote the best of those that the gate lets in, or reject the new version.
+
+        The online lines that do not answer compete under the same rules. Of those that pass, the one with the lowest log
+        loss on the later examples wins.
+        """
+        known = promotion.decided(self.control, self.pipeline.name, key)
+        if known is not None:
+            return known
+        plans = [self.plan_promotion(name) for name in self._competing(line)]
+        open_to = [plan for plan in plans if not plan.refusals and plan.verdict is not None and plan.verdict.passes]
+        if not open_to:
+            plan = plan_rejection(**self._planned(line))
+            return self._apply(plan, "the gate does not let it in", principal, key, None, facts)
+        best = min(open_to, key=lambda plan: plan.evidence["log_loss"])
+        return self._apply(best, "the best that the gate lets in", principal, key, None, facts)
+
+    def _competing(self, version: str) -> Sequence[str]:
+        """The new version, and every online line that has published something and does not answer."""
+        published = {record.data["line"] for record in self._snapshots() if record.data["published"]}
+        names = (line.settings.line for line in self.pipeline.lines)
+        return [version, *(name for name in names if name in published and name != self.champion)]
+
+    def _planned(self, line: str) -> Any:
+        succession = self._succession()
+        if line == succession.champion:
+            raise Refused(which=f"{line!r} answers already", fix="Nothing is left to do")
+        online = line in {each.settings.line for each in self.pipeline.lines}
+        evidence = self.evaluation.evidence(line, succession.champion, self._policy)
+        live = self.control.evidence_of(self.pipeline.name, line, self.signer).get(SERVING, {})
+        return {
+            "succession": succession,
+            "line": line,
+            "version": ONLINE if online else self.evaluation.version(line)[0],
+            "evidence": with_live(evidence, live),
+            "policy": self._policy,
+            "lockstep": self.lockstep or online,
+        }
+
+    def _apply(
+        self, plan: Plan, why: str, principal: str, key: str, expected: int | None, facts: Facts | None
+    ) -> Entry:
+        if expected is not None and expected != plan.expected:
+            raise LostRace(
+                which=f"you decide after {expected}, and the last decision is {plan.expected} ({plan.from_line!r} answers)",
+                fix="Look at `rivermill registry history`, then decide again",
+            )
+        entry = promotion.apply(
+            plan,
+            self.control,
+            at=self.clock(),
+            principal=principal,
+            why=why,
+            key=key,
+            signer=self.signer,
+            facts=facts or {},
+        )
+        self.land(echo_of(entry))
+        return entry
+
+    @property
+    def _policy(self) -> Policy:
+        if self.pipeline.gate is None:
+            raise Refused(
+                which=f"pipeline {self.pipeline.name!r} has no gate, so nothing may be promoted",
+                fix="Add a section 'gate' to its pipeline.yaml",
+            )
+        return self.pipeline.gate
+
+    def _succession(self) -> promotion.Succession:
+        return succession_of(self.pipeline.name, self.control.entries(self.pipeline.name))
+
+    def _snapshots(self) -> Sequence[Any]:
+        return self.evaluation.snapshots()
+
+    def _online_facts(self, line: str) -> Facts:
+        published = [decode(record.body, Snapshot) for record in self._snapshots()]
+        mine = [snapshot for snapshot in published if snapshot.line == line and snapshot.published]
+        last = mine[-1] if mine else None
+        return {
+            "line": line,
+            "kind": "online",
+            "model": last.model[:12] if last else "",
+            "rows": last.examples if last else 0,
+            "dataset": "",
+            "recipe": "",
+            "offset": ONLINE,
+        }
+
+
+def _version_facts(offset: int, version: Version) -> Facts:
+    return {
+        "line": version.line,
+        "kind": "batch",
+        "model": version.model[:12],
+        "rows": version.evidence["rows"],
+        "dataset": version.dataset,
+        "recipe": version.recipe,
+        "offset": offset,
+    }
+
+
+def _entry_facts(entry: Entry) -> Facts:
+    return {
+        "sequence": entry.sequence,
+        "at": format_time(entry.at),
+        "action": entry.action,
+        "line": entry.subject,
+        "from": entry.details.get("from", entry.details.get("champion", "")),
+        "verdict": entry.details.get("verdict", ""),
+        "by": entry.principal,
+        "why": entry.why,
+    }

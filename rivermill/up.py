@@ -1,0 +1,164 @@
+"""`rivermill up`: the live service, as processes that fail apart.
+
+Per pipeline an owner (the journal, its intake) and a worker (the folds); for all of them one HTTP process, one registrar
+(jobs, schedules, MLflow's alias) and an MLflow server that only people look at. Whatever can be wrong is found before
+the first of them starts.
+"""
+
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from journal.errors import Misconfigured, Refused
+from journal.owner import OwnerLock
+from rivermill.access import KeyRing
+from rivermill.pipeline import load_pipeline
+from rivermill.settings import Home, pipelines_in
+from rivermill.supervisor import ChildSpec, Supervisor, say_on_stderr
+from rivermill.wiring import mlflow_of, open_run
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 8300
+DEFAULT_MLFLOW_PORT = 8301
+_READY_WITHIN = 120.0
+_ASK_EVERY = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What to bring up.
+
+    Attributes:
+        root: The home.
+        folders: The pipelines' folders.
+        port: Of the HTTP process, on loopback.
+        mlflow_port: Of MLflow's server, on loopback; None starts none.
+    """
+
+    root: Path
+    folders: Sequence[Path]
+    port: int
+    mlflow_port: int | None
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """Where MLflow's UI answers; empty without one."""
+        return "" if self.mlflow_port is None else f"http://{LOOPBACK}:{self.mlflow_port}"
+
+
+def run_service(service: Service) -> None:
+    """Bring the service up and keep it up until SIGTERM.
+
+    Raises:
+        Misconfigured: A pipeline's folder has mistakes, or no pipeline was named and none has run here.
+        OwnedElsewhere: Another service, or a demo, works on this home.
+        Refused: A port is in use.
+    """
+    _check_ports(service)
+    service.root.mkdir(parents=True, exist_ok=True)
+    lock = OwnerLock(service.root / "up")
+    keys = KeyRing.open(service.root / "access")
+    for folder in service.folders:
+        _prepare(service.root, folder)
+    if service.mlflow_port is not None:
+        mlflow_of(service.root).prepare()
+    supervisor = Supervisor(_children(service), say_on_stderr)
+    try:
+        supervisor.run(lambda: _announce(service, keys, supervisor))
+    finally:
+        lock.release()
+
+
+def folders_of(root: Path, names: Sequence[str], folder_of: Callable[[str], Path]) -> list[Path]:
+    """The folders of the named pipelines; of all that have run in this home when none is named.
+
+    Raises:
+        Misconfigured: There is none.
+    """
+    chosen = list(names) or pipelines_in(root)
+    if not chosen:
+        raise Misconfigured(
+            which=f"no pipeline is named, and none has run in {root}",
+            fix="Run `rivermill demo` first, or name one: rivermill up flights",
+        )
+    return [folder_of(name).resolve() for name in chosen]
+
+
+def _check_ports(service: Service) -> None:
+    for port, option in ((service.port, "--port"), (service.mlflow_port, "--mlflow-port")):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                raise Refused(
+                    which=f"port {port} ({error.strerror})", fix=f"Choose another one with {option}"
+                ) from error
+
+
+def _prepare(root: Path, folder: Path) -> None:
+    """Begin the journal if it is new, let the folds catch up, echo what was decided meanwhile: once, in this process."""
+    pipeline = load_pipeline(folder)
+    open_run(pipeline, Home(root, pipeline.name)).close()
+
+
+def _children(service: Service) -> list[ChildSpec]:
+    root = str(service.root.absolute())
+    folders = [str(folder) for folder in service.folders]
+    children = [_child("owner", folder.name, [root, str(folder)]) for folder in service.folders]
+    children += [_child("worker", folder.name, [root, str(folder)]) for folder in service.folders]
+    children.append(_child("http", "", [root, str(service.port), service.mlflow_url, *folders]))
+    children.append(_child("registrar", "", [root, service.mlflow_url, *folders]))
+    if service.mlflow_port is not None:
+        command, environment = mlflow_of(service.root).server_command(LOOPBACK, service.mlflow_port)
+        children.append(ChildSpec(name="mlflow", command=command, environment=environment))
+    return children
+
+
+def _child(role: str, pipeline: str, arguments: Sequence[str]) -> ChildSpec:
+    name = f"{role} of {pipeline}" if pipeline else role
+    command = [sys.executable, "-m", f"rivermill.{role}_process", *arguments]
+    return ChildSpec(name=name, command=command, environment={"OMP_NUM_THREADS": "1"}, parts_with=30.0)
+
+
+def _announce(service: Service, keys: KeyRing, supervisor: Supervisor) -> None:
+    """Wait until the API answers, then say where everything is."""
+    until = time.monotonic() + _READY_WITHIN
+    while not supervisor.stopping and not _answers(f"{service.url}/readyz"):
+        supervisor.look()
+        if time.monotonic() > until:
+            say_on_stderr("the API is not ready yet; the lines above say what keeps it")
+            break
+        time.sleep(_ASK_EVERY)
+    else:
+        _show(service, keys)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)  # noqa: PLR2004 - HTTP's own number
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _show(service: Service, keys: KeyRing) -> None:
+    sys.stdout.write(
+        f"API       {service.url}  (OpenAPI: {service.url}/openapi.json)\n"
+        f"MLflow    {service.mlflow_url or 'not started'}\n"
+        f"admin key {keys.admin_path}\n"
+        "Ctrl-C, or SIGTERM to this process, stops everything in order.\n"
+    )
+    sys.stdout.flush()
