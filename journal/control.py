@@ -5,8 +5,8 @@ The rules:
 - A pipeline's decisions are numbered from 1 without a gap. Whoever decides names the last one that he knows of, and
   becomes the next; of two who know the same, one wins.
 - A decision carries a key. The same key with the same action and subject again is the same decision.
-- Each entry holds the hash of the one before it, and a signature over what it decides. The signature is the one that the
-  decision's echo carries in the journal, so that an echo proves itself.
+- Each entry holds the hash of the one before it, and a signature over what it decides. The signature is the one that
+  the decision's echo carries in the journal, so that an echo proves itself.
 - Evidence is appended beside it: what was measured about a line, by kind, signed. The newest of a kind counts.
 """
 

@@ -7,6 +7,7 @@ one object is refused: two readers of such an event could differ about what it s
 
 import json
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -19,11 +20,15 @@ from journal.errors import Malformed
 
 _FIX = "Send CloudEvents 1.0 as JSON, in UTF-8"
 _REQUIRED = 6
+_QUOTES_PER_ATTRIBUTE = 4
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,64}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+_UNSAID = EPOCH - MICROSECOND
+"""Stands for the time of a question that says none; known by being this very object."""
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -53,7 +58,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         """Without the data, which may be personal."""
-        return f"Envelope(type={self.type!r})"
+        return f"{type(self).__name__}(type={self.type!r})"
 
     def quotes(self) -> int:
         """How many quotation marks an event has with these attributes, without its data and without escapes."""
@@ -64,10 +69,21 @@ class Envelope(msgspec.Struct, frozen=True):
             + (self.subject is not None)
             + (self.traceparent is not None)
         )
-        return 4 * keys - 2
+        return _QUOTES_PER_ATTRIBUTE * keys - 2
+
+
+class QuestionEnvelope(Envelope, frozen=True, kw_only=True):
+    """A question whose envelope holds. It is asked when it is recorded, so it need not say a time."""
+
+    moment: Annotated[datetime, Meta(tz=True)] = msgspec.field(name="time", default=_UNSAID)
+
+    def quotes(self) -> int:
+        """See `Envelope.quotes`."""
+        return super().quotes() - (_QUOTES_PER_ATTRIBUTE if self.moment is _UNSAID else 0)
 
 
 _decode = msgspec.json.Decoder(Envelope, strict=True).decode
+_decode_question = msgspec.json.Decoder(QuestionEnvelope, strict=True).decode
 
 
 def read_envelope(raw: bytes) -> Envelope:
@@ -76,8 +92,17 @@ def read_envelope(raw: bytes) -> Envelope:
     Raises:
         Malformed: It is not JSON or not a CloudEvent. The message never quotes a value.
     """
+    return _read(raw, _decode)
+
+
+def read_question_envelope(raw: bytes) -> Envelope:
+    """The same for a question, whose ``time`` may be absent; raises `Malformed`."""
+    return _read(raw, _decode_question)
+
+
+def _read(raw: bytes, decode: Callable[[bytes], Envelope]) -> Envelope:
     try:
-        envelope = _decode(raw)
+        envelope = decode(raw)
     except msgspec.ValidationError as error:
         raise Malformed(which=_explain(error), fix=_FIX) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -88,7 +113,7 @@ def read_envelope(raw: bytes) -> Envelope:
         envelope.id + envelope.source
     ):
         raise Malformed(which="Its id or source holds a control character", fix=_FIX)
-    if envelope.moment <= EPOCH:
+    if envelope.moment <= EPOCH and envelope.moment is not _UNSAID:
         raise Malformed(which="Its time is not after 1970-01-01T00:00:00Z", fix="Send the time at which it happened")
     content = envelope.datacontenttype
     if content is not None and content != "application/json" and "json" not in content:

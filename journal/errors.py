@@ -20,6 +20,7 @@
         |-- NotWritable        a folder that cannot be written
         |-- DurabilityLost     a write could not be made durable: nothing after it was acknowledged
         |-- OwnerDown          503  the journal's owner does not answer
+        |-- Busy               429  the journal's owner has more to do than it may hold
         |-- RegistryDown       MLflow does not answer; decisions hold without it
         |-- JobFailed          a training job came to no version
         `-- Untrusted          a signature or a digest does not hold, or a pickle asks for what is not allowed
@@ -154,6 +155,15 @@ class OwnerDown(UpstreamError):
     """The journal's owner does not answer."""
 
     exit_code = 16
+
+
+class Busy(UpstreamError):
+    """The journal's owner has more to do than it may hold."""
+
+    exit_code = 19
+    status = 429
+    retry_after: ClassVar[int] = 1
+    """Seconds after which it is worth another try."""
 
 
 class RegistryDown(UpstreamError):

@@ -23,7 +23,7 @@ from journal.envelope import Envelope, read_envelope
 from journal.errors import Malformed, UnknownName, Violation
 from journal.log import Journal, Outcome, Repeat, Replayed
 from journal.privacy import KeyTable
-from journal.quarantine import Quarantine, next_sequence, require_entered
+from journal.quarantine import Quarantine, require_entered
 from journal.record import Cause, Draft, Record
 from journal.stamp import is_behind
 from journal.stream import Stream
@@ -96,13 +96,14 @@ class Intake:
         self._streams = {name: Stream(contract, keys) for name, contract in contracts.items()}
         self._largest = max((contract.max_bytes for contract in contracts.values()), default=DEFAULT_MAX_BYTES)
 
-    def take(self, raw: bytes, *, sink: str = "", cause: Cause | None = None) -> Taken:
+    def take(self, raw: bytes, *, sink: str = "", cause: Cause | None = None, principal: str | None = None) -> Taken:
         """Take one event in, or say why not. Counts are exact with the sink's mark inside ``journal.group()``.
 
         Args:
             raw: A CloudEvent as JSON.
             sink: Names the input that the event comes from, if it can come again after a crash.
             cause: The event's place in that input.
+            principal: Who hands this one in, if not the intake's own principal.
         """
         opened = self._open(raw)
         if isinstance(opened, Refused):
@@ -117,7 +118,7 @@ class Intake:
         except Violation as error:
             held, reason = self._quarantined.hold(stream, envelope, raw, error, cause)
             return self._quarantine(held, reason, sink)
-        draft = stream.draft(envelope, time, fields, self._principal, cause)
+        draft = stream.draft(envelope, time, fields, self._principal if principal is None else principal, cause)
         return self._taken(self._journal.append((draft,), sink=sink)[0], draft)
 
     def _open(self, raw: bytes) -> tuple[Envelope, Stream] | Refused:
@@ -210,8 +211,7 @@ class Intake:
         except Violation as error:
             raise Violation(which=error.which, fix=error.fix.format(id=quarantine_id)) from None
         event = stream.draft(envelope, envelope.time, fields, self._principal, None)
-        sequence = next_sequence(self._journal)
-        decision = self._quarantined.decide(quarantine_id, event, why, sequence=sequence, advance=advance)
+        decision = self._quarantined.decide(quarantine_id, event, why, advance=advance)
         with self._journal.group():
             decided, entered = self._journal.append((decision, event))
             return require_entered(decided, entered, quarantine_id)

@@ -10,10 +10,12 @@ from base64 import b64decode, b64encode
 from journal import body
 from journal.envelope import Envelope
 from journal.errors import ConflictingId, Refused, UnknownName, Violation
-from journal.log import START, Conflict, Journal, Outcome
+from journal.log import Conflict, Outcome
 from journal.privacy import Erased, KeyTable, Subject
 from journal.record import Cause, Draft, Kind, Record
 from journal.stream import Stream
+
+QUARANTINE_LIST = "`rivermill journal quarantine list` shows the ids"
 
 
 class Quarantine:
@@ -75,9 +77,7 @@ class Quarantine:
             Corrupt: Its bytes were changed, or sealed under another key table.
         """
         if record.kind is not Kind.QUARANTINE or record.id != quarantine_id:
-            raise UnknownName(
-                which=f"{quarantine_id} in quarantine", fix="rivermill journal quarantine list names them"
-            )
+            raise UnknownName(which=f"{quarantine_id} in quarantine", fix=QUARANTINE_LIST)
         sealed = b64decode(body.decode(record.body, body.Quarantined).event)
         if record.subject is None:
             return self._keys.open_pipeline(sealed, context=quarantine_id.encode())
@@ -86,10 +86,10 @@ class Quarantine:
             raise Refused(which=f"the person whom {quarantine_id} is about was erased", fix="Nothing is left of it")
         return str(fields["event"]).encode()
 
-    def decide(self, quarantine_id: str, event: Draft, why: str, *, sequence: int, advance: bool) -> Draft:
+    def decide(self, quarantine_id: str, event: Draft, why: str, *, advance: bool) -> Draft:
         """The decision that lets an event in."""
         decision = body.Decision(
-            sequence=sequence,
+            sequence=0,
             action="release",
             subject=quarantine_id,
             why=why,
@@ -102,15 +102,6 @@ class Quarantine:
             body=body.encode(decision),
             principal=self._principal,
         )
-
-
-def next_sequence(journal: Journal) -> int:
-    """The sequence of the journal's next decision: one more than the largest so far."""
-    sequence, after = -1, START
-    while page := journal.of_kind(Kind.DECISION, after, 1_000):
-        sequence = max(sequence, *(body.decode(record.body, body.Decision).sequence for record in page))
-        after = page[-1].offset
-    return sequence + 1
 
 
 def require_entered(decided: Outcome, event: Outcome, quarantine_id: str) -> Record:

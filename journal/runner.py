@@ -6,10 +6,13 @@ applied again; what the fold then emits again, the journal drops by the sink's m
 
 from collections.abc import Sequence
 
+import msgspec
+
 from journal.checkpoint import FoldFile
 from journal.fold import Fold
 from journal.log import START, Journal, Position
-from journal.record import Record
+from journal.record import Draft, Record
+from journal.stamp import causes
 
 
 class Runner:
@@ -45,6 +48,14 @@ class Runner:
             self._file.clear()
             return START
         return position.offset
+
+    def apply(self, record: Record) -> Sequence[Draft]:
+        """Apply one record; return what follows from it, with its causes, for another process to append."""
+        if record.offset <= self.offset:
+            return ()
+        self.offset = record.offset
+        drafts = self.fold.apply(record) if record.kind in self.kinds else ()
+        return [msgspec.structs.replace(draft, cause=cause) for draft, cause in causes(drafts, record)]
 
     def step(self, record: Record) -> Sequence[Record]:
         """Apply one record; return what was appended because of it. Records behind the fold change nothing."""

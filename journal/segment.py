@@ -49,8 +49,17 @@ class Segment:
         self.db = open_database(path, readonly=readonly)
         if not readonly:
             self.db.execute(_SCHEMA)
-        self.first: int = self.meta("first") or 0
-        self.begins_after: int = self.meta("begins_after") or 0
+        self.first = self.begins_after = 0
+        if self._has_tables():
+            self.first = self.meta("first") or 0
+            self.begins_after = self.meta("begins_after") or 0
+
+    def is_born(self) -> bool:
+        """Whether the owner has finished making this file; before that nobody may read it."""
+        return self._has_tables() and self.meta("born") is not None
+
+    def _has_tables(self) -> bool:
+        return self.db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get is not None
 
     def meta(self, key: str) -> Any:
         """A value of the segment's own facts, or None."""
@@ -105,6 +114,11 @@ class Segment:
     def marks(self) -> dict[str, Cause]:
         """Every sink's mark."""
         return {sink: Cause(*cause) for sink, *cause in self.db.execute("SELECT * FROM mark")}
+
+    def mark(self, sink: str) -> Cause | None:
+        """One sink's mark."""
+        row: Any = self.db.execute("SELECT partition, offset, n FROM mark WHERE sink = ?", (sink,)).get
+        return None if row is None else Cause(*row)
 
     def set_marks(self, marks: dict[str, Cause]) -> None:
         """Write sinks' marks inside the open transaction."""

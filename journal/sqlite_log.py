@@ -171,6 +171,11 @@ class SqliteJournal:
         self._segments.append(segment)
         self._current = segment
 
+    @property
+    def failed(self) -> bool:
+        """Whether a write failed in a way that lets nothing be acknowledged again."""
+        return self._failed
+
     def next_at(self) -> int:
         """The ``at`` of the next derived record."""
         return self._stamper.next_at()

@@ -1,14 +1,15 @@
 """Reading a journal's segments: by the owner, and by any process that does not own them.
 
-Readers open the files read-only and see what was committed.
+Readers open the files read-only and see what was committed, while the owner writes on.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from journal.log import START
-from journal.record import Kind, Record
+from journal.record import Cause, Draft, Kind, Record
 from journal.segment import Segment
+from journal.stamp import identity
 
 
 class SqliteReader:
@@ -16,7 +17,16 @@ class SqliteReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._segments = [Segment(path, readonly=True) for path in segment_paths(folder)]
+        self._segments: list[Segment] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up segments that were begun since."""
+        for path in segment_paths(self.folder)[len(self._segments) :]:
+            segment = _open_born(path)
+            if segment is None:
+                return
+            self._segments.append(segment)
 
     @property
     def incarnation(self) -> str:
@@ -27,6 +37,22 @@ class SqliteReader:
     def clock(self) -> int:
         """The largest ``time`` accepted so far."""
         return int(self._segments[-1].meta("clock") or 0) if self._segments else 0
+
+    @property
+    def last_at(self) -> int:
+        """The ``at`` of the last record."""
+        return int(self._segments[-1].meta("last_at") or 0) if self._segments else 0
+
+    def mark(self, sink: str) -> Cause | None:
+        """The largest cause that a sink has taken; what it made is committed."""
+        return self._segments[-1].mark(sink) if self._segments else None
+
+    def find(self, kind: Kind, source: str, id: str) -> int | None:
+        """Where an identified record stands; the newest of that id."""
+        key = identity(Draft(kind=kind, stream="", id=id, body=b"", source=source))
+        assert key is not None, f"{kind} is not identified"
+        offsets = (segment.offset_of(key) for segment in reversed(self._segments))
+        return next((offset for offset in offsets if offset is not None), None)
 
     def read(self, partition: int, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.read`."""
@@ -65,6 +91,15 @@ class SqliteReader:
 def segment_paths(folder: Path) -> list[Path]:
     """The segments' files, oldest first."""
     return sorted(folder.glob("segment-*.sqlite"))
+
+
+def _open_born(path: Path) -> Segment | None:
+    """A segment that another process began; None while that process is still at it."""
+    segment = Segment(path, readonly=True)
+    if segment.is_born():
+        return segment
+    segment.close()
+    return None
 
 
 def read_across(segments: Sequence[Segment], after: int, limit: int) -> list[Record]:

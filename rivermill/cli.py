@@ -11,10 +11,9 @@ import click
 
 from journal.errors import RivermillError
 from rivermill import console_output as out
-from rivermill.settings import DEFAULT_HOME, HOME_VARIABLE, PIPELINES_VARIABLE, Home
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-pipeline_argument = click.argument("pipeline")
+from rivermill.place import Place, json_option, pipeline_argument
+from rivermill.service_commands import register
+from rivermill.settings import DEFAULT_HOME, HOME_VARIABLE, PIPELINES_VARIABLE
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -40,22 +39,6 @@ def rivermill(context: click.Context, home: Path, pipelines: Path | None) -> Non
     from rivermill.settings import configs_folder
 
     context.obj = Place(home, pipelines or configs_folder())
-
-
-class Place:
-    """Where this command works: the home, and the folder of pipelines."""
-
-    def __init__(self, home: Path, pipelines: Path) -> None:
-        self.home, self.pipelines = home, pipelines
-
-    def folder(self, pipeline: str) -> Path:
-        """A pipeline's folder: a path to one, or a name among the pipelines."""
-        given = Path(pipeline)
-        return given if (given / "pipeline.yaml").exists() else self.pipelines / pipeline
-
-    def home_of(self, pipeline: str) -> Home:
-        """A pipeline's home, by the pipeline's name or folder."""
-        return Home(self.home, self.folder(pipeline).resolve().name)
 
 
 @rivermill.command()
@@ -258,6 +241,9 @@ def quarantine_release(place: Place, pipeline: str, quarantine_id: str, advance:
 
     released = release(place.folder(pipeline), place.home_of(pipeline), quarantine_id, advance=advance, why=why)
     out.show_mapping(released, as_json)
+
+
+register(rivermill)
 
 
 def main(arguments: list[str] | None = None) -> Any:

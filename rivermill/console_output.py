@@ -87,6 +87,39 @@ def show_status(pipelines: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         show_mapping(pipeline, False)
 
 
+def show_decision(decided: Mapping[str, Any], as_json: bool) -> None:
+    """Print what was decided, or the plan of what would be."""
+    if "explained" in decided and not as_json:
+        sys.stdout.write(decided["explained"])
+        return
+    show_mapping({name: value for name, value in decided.items() if as_json or name != "details"}, as_json)
+
+
+def show_line(line: Mapping[str, Any], as_json: bool) -> None:
+    """Print a line's facts, then what the gate said and would say."""
+    if as_json:
+        show_json(line)
+        return
+    texts = {"report": "What the gate said", "now": "What it would say now"}
+    show_mapping({name: value for name, value in line.items() if name not in texts}, False)
+    for name, title in texts.items():
+        if name in line:
+            sys.stdout.write(f"\n## {title}\n\n{line[name]}")
+
+
+def show_text(text: str, as_json: bool) -> None:
+    """Print text as it is."""
+    if as_json:
+        show_json({"text": text})
+    else:
+        sys.stdout.write(text)
+
+
+def brief(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Jobs without what came of them, for a table."""
+    return [{name: value for name, value in job.items() if name != "result"} for job in jobs]
+
+
 def show_findings(findings: Sequence["Finding"], as_json: bool) -> None:
     """Print what the doctor found."""
     if as_json:

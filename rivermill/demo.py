@@ -14,7 +14,7 @@ from features import dataset
 from journal.blobs import write_durably
 from journal.clock import DAY
 from journal.digest import digest_journal, digest_parts
-from journal.errors import Refused, UnknownName
+from journal.errors import Refused, RegistryDown, UnknownName
 from journal.log import START
 from journal.owner import OwnerLock
 from journal.record import Kind
@@ -27,7 +27,8 @@ from rivermill.lockstep import Agenda as LockstepAgenda
 from rivermill.lockstep import NothingToDo, Progress
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home
-from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, Run, lines_of, open_run, retrainer_of
+from rivermill.supervisor import say_on_stderr
+from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, Run, lines_of, open_run, projection_of, retrainer_of
 
 Figures = dict[str, Any]
 
@@ -51,6 +52,7 @@ def run_demo(folder: Path, home: Home, weeks: int, *, fresh: bool, quiet: bool) 
     with _running(open_run(pipeline, home)) as run:
         until = pipeline.starts[0] + weeks * 7 * DAY
         figures = _play(run, pipeline.recorded(weeks=weeks), f"demo:{weeks}", quiet=quiet, until=until)
+        _mirror(run, quiet=quiet)
     write_durably(_note(home), orjson.dumps({"arguments": arguments, "figures": figures}))
     return figures
 
@@ -114,6 +116,17 @@ def _play(
     seconds = time.perf_counter() - started
     played = offered - (before.offset + 1 if before else 0)
     return {**figures, "seconds": round(seconds, 2), "events_per_second": round(played / seconds)}
+
+
+def _mirror(run: Run, *, quiet: bool) -> None:
+    """Bring MLflow up to date; what it misses now the next run, or `rivermill up`, makes up for."""
+    if run.pipeline.retrain is None:
+        return
+    try:
+        projection_of(run, say_on_stderr).run()
+    except RegistryDown as error:
+        if not quiet:
+            say_on_stderr(str(error))
 
 
 def _agenda(run: Run, live: LiveLine, *, demo: bool) -> LockstepAgenda:

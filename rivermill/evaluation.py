@@ -1,8 +1,9 @@
 """What a line shows on the later examples, beside the champion on the very same ones.
 
-A batch version is judged on the holdout that its job kept: examples behind the gap after everything that the judged fit
-had seen. An online line is judged on its prequential answers, each given before its outcome was known. The champion's
-answers to the same questions are its prequential ones, or those that its model gives to the features as predicted.
+A batch version is judged on the holdout that its job kept: each example lies behind the gap after everything that the
+fit which answered it had seen. An online line is judged on its prequential answers, each given before its outcome was
+known. The champion's answers to the same questions are its prequential ones, or those that its model gives to the
+features as predicted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,7 @@ class Evaluation:
             Refused: There is nothing yet to judge it by.
         """
         scored, rows, size = self._own(line)
+        scored = self._later_than(champion, scored)
         facts = offline(
             scored,
             self._answers_of(champion, scored),
@@ -139,6 +141,13 @@ class Evaluation:
             predictions=chosen["prediction"], at=chosen["at"], outcome=chosen["outcome"], score=chosen["score"]
         )
         return scored, len(rows), len(self._blobs.get(published[-1].data["blob"]))
+
+    def _later_than(self, champion: str, scored: Scored) -> Scored:
+        """What a batch champion was not fitted on. Where nothing is, all of it: that favours the champion alone."""
+        version = self.versions().get(champion)
+        chosen = slice(None) if version is None else scored.at > version[1].trigger
+        later = Scored(scored.predictions[chosen], scored.at[chosen], scored.outcome[chosen], scored.score[chosen])
+        return later if len(later.at) else scored
 
     def _answers_of(self, line: str, scored: Scored) -> NDArray[np.float64] | None:
         """A line's answers to the same questions; NaN where it gave none; None when it is the prior alone."""

@@ -1,7 +1,7 @@
-"""A pipeline's lines: what may answer, what does, and how that changes. Every face (command line, API, demo) comes here.
+"""A pipeline's lines: what may answer, what does, and how that changes. Every face (CLI, API, demo) comes here.
 
-A change is planned from the control log and from evidence, explained or applied, and then echoed into the journal, where
-the folds obey it. A decision that could not be echoed holds all the same: whoever owns the journal next echoes it.
+A change is planned from the control log and from evidence, explained or applied, and then echoed into the journal,
+where the folds obey it. A decision that could not be echoed holds all the same: whoever owns the journal next echoes it.
 """
 
 import time
@@ -16,6 +16,7 @@ from journal.errors import LostRace, Refused, UnknownName
 from journal.record import Draft
 from registry import promotion
 from registry.evidence import with_live
+from registry.gate import report
 from registry.policy import Policy
 from registry.promotion import Plan, plan_promotion, plan_rejection, plan_roll_back, succession_of
 from registry.signing import Signer
@@ -24,6 +25,9 @@ from rivermill.pipeline import Pipeline
 
 SERVING = "serving"
 """The kind of evidence that whoever serves writes about a staged version."""
+
+GATE = "gate"
+"""The kind of evidence that a decision was made by: the numbers and the report."""
 
 ROLLBACK = "roll_back"
 """The kind of evidence that tells how long a rollback took."""
@@ -65,15 +69,20 @@ class Lines:
         ]
 
     def show(self, line: str) -> Facts:
-        """One line with its evidence beside today's champion, and the gate's report on it."""
+        """One line, what the gate last said about it, and what it would say beside today's champion."""
         facts = next((facts for facts in self.table() if facts["line"] == line), None)
         if facts is None:
             self.evaluation.version(line)
             raise UnknownName(which=f"line {line!r}", fix="`rivermill registry list` shows them")
-        if line == self._succession().champion:
-            return {**facts, "report": "It is the champion."}
+        judged = self.judged(line)
+        if line == self.champion or facts["state"] == "rejected":
+            return {**facts, **judged}
         plan = self.plan_promotion(line)
-        return {**facts, "evidence": dict(plan.evidence), "report": promotion.explain(plan)}
+        return {**facts, **judged, "now": promotion.explain(plan)}
+
+    def judged(self, line: str) -> Facts:
+        """What the gate last decided about a line by, and its report; empty before that."""
+        return self.control.evidence_of(self.pipeline.name, line, self.signer).get(GATE, {})
 
     def history(self) -> Sequence[Facts]:
         """A row per decision, from the first."""
@@ -137,8 +146,8 @@ class Lines:
     def decide(self, line: str, *, principal: str, key: str, facts: Facts) -> Entry:
         """After a retrain: promote the best of those that the gate lets in, or reject the new version.
 
-        The online lines that do not answer compete under the same rules. Of those that pass, the one with the lowest log
-        loss on the later examples wins.
+        The online lines that do not answer compete under the same rules. Of those that pass, the one whose log loss
+        lies lowest beside the champion's wins.
         """
         known = promotion.decided(self.control, self.pipeline.name, key)
         if known is not None:
@@ -148,7 +157,7 @@ class Lines:
         if not open_to:
             plan = plan_rejection(**self._planned(line))
             return self._apply(plan, "the gate does not let it in", principal, key, None, facts)
-        best = min(open_to, key=lambda plan: plan.evidence["log_loss"])
+        best = min(open_to, key=lambda plan: plan.evidence["log_loss_behind_champion"])
         return self._apply(best, "the best that the gate lets in", principal, key, None, facts)
 
     def _competing(self, version: str) -> Sequence[str]:
@@ -178,7 +187,7 @@ class Lines:
     ) -> Entry:
         if expected is not None and expected != plan.expected:
             raise LostRace(
-                which=f"you decide after {expected}, and the last decision is {plan.expected} ({plan.from_line!r} answers)",
+                which=f"decision {expected} is not the last any more, {plan.expected} is ({plan.from_line!r} answers)",
                 fix="Look at `rivermill registry history`, then decide again",
             )
         entry = promotion.apply(
@@ -192,6 +201,9 @@ class Lines:
             facts=facts or {},
         )
         self.land(echo_of(entry))
+        if plan.verdict is not None:
+            judged = {"passed": plan.verdict.passes, "report": report(plan.verdict), **plan.evidence}
+            self.control.put_evidence(self.pipeline.name, plan.to_line, GATE, judged, self.signer)
         return entry
 
     @property

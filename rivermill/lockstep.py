@@ -56,6 +56,9 @@ class NothingToDo:
         """Nothing."""
 
 
+NOTHING = NothingToDo()
+
+
 class Lockstep:
     """The whole loop over one journal."""
 
@@ -109,7 +112,7 @@ class Lockstep:
         sink: str,
         *,
         group: int = EVENTS_PER_GROUP,
-        agenda: Agenda = NothingToDo(),
+        agenda: Agenda = NOTHING,
         progress: Callable[[Progress], None] = lambda _: None,
         notice: Callable[[int, Taken], None] = lambda _, __: None,
         seal: Callable[[], None] = lambda: None,

@@ -48,6 +48,21 @@ class LineRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeRules:
+    """What the journal's owner needs of a pipeline: nothing of its views and models, which take seconds to load."""
+
+    name: str
+    starts: tuple[int, int]
+    contracts: dict[str, Contract]
+    question: QuestionRule
+
+    @property
+    def dedup_window(self) -> int:
+        """How long the journal remembers ids: the longest that any contract asks for, in microseconds."""
+        return max(contract.dedup_window for contract in self.contracts.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
     """One use case, ready to be wired."""
 
@@ -102,6 +117,32 @@ def load_pipeline(folder: Path) -> Pipeline:
     return pipeline
 
 
+def load_intake(folder: Path) -> IntakeRules:
+    """Read of a pipeline's folder what its journal's owner needs.
+
+    Raises:
+        Misconfigured: With the mistakes in that.
+    """
+    mistakes = Mistakes()
+    document = read_document(folder / "pipeline.yaml", mistakes)
+    contracts = _contracts(folder, mistakes)
+    mistakes.raise_all(f"pipeline {folder.name}", "Mend the lines named, then try again")
+    assert document is not None, "a document without mistakes is one"
+    top = Section(document, mistakes)
+    rules = IntakeRules(
+        name=top.text("pipeline"), starts=_starts(top), contracts=contracts, question=_question(top.section("question"))
+    )
+    mistakes.raise_all(f"pipeline {folder.name}", "Mend the lines named, then try again")
+    return rules
+
+
+def _starts(top: Section) -> tuple[int, int]:
+    section = top.section("starts")
+    window = (section.moment("from"), section.moment("to"))
+    section.finish()
+    return window
+
+
 def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
     document = read_document(folder / "pipeline.yaml", mistakes)
     if document is None:
@@ -112,8 +153,7 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
         top.wrong("pipeline", f"is {name!r}; it must be its folder's name, of lower-case letters, digits, '_' and '-'")
     top.text("description", default="")
     top.text("clock", among=("events",))
-    starts = top.section("starts")
-    window = (starts.moment("from"), starts.moment("to"))
+    window = _starts(top)
     question, label = _question(top.section("question")), _label(top.section("label"))
     models = load_module(name, folder / "models.py", mistakes)
     lines = tuple(_line(lines_of, line, models) for lines_of in (top.section("lines"),) for line in lines_of.names())
@@ -126,8 +166,7 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
     if retrain is not None and gate is None:
         top.wrong("retrain", "makes versions that no gate would judge; add a section 'gate'")
     recorded = _function(top, "recorded", folder, name, mistakes) if top.has("recorded") else None
-    for section in (starts, top):
-        section.finish()
+    top.finish()
     contracts = _contracts(folder, mistakes)
     objects, views, service = _views(folder, name, question, contracts, mistakes)
     if contracts:

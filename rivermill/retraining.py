@@ -7,7 +7,7 @@ done twice changes nothing: whatever dies on the way, the same trigger is simply
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -54,6 +54,14 @@ class Order:
     principal: str = "schedule"
 
 
+class TrainingJournal(Readable, Protocol):
+    """What a retrain reads."""
+
+    def end(self, partition: int = 0) -> int:
+        """See `journal.log.Journal.end`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrainer:
     """Runs retrains of one pipeline, in whatever process.
@@ -70,8 +78,7 @@ class Retrainer:
 
     pipeline: Pipeline
     home: Home
-    journal: Readable
-    end: Callable[[], int]
+    journal: TrainingJournal
     land: Callable[[Draft], None]
     lines: Lines
     blobs: Blobs
@@ -84,7 +91,9 @@ class Retrainer:
             JobFailed: It was stopped, or its process came to no model; the message holds the log's last lines.
             Refused: There are too few examples, or none of one class.
         """
-        manifest = dataset.build(self.journal, self.home.datasets, self.pipeline.name, self.end(), build_fingerprint())
+        manifest = dataset.build(
+            self.journal, self.home.datasets, self.pipeline.name, self.journal.end(), build_fingerprint()
+        )
         folder = self.home.jobs / order.job
         write_spec(folder, self._spec(manifest, order))
         finished = run_job(folder, stopped=stopped)
@@ -140,6 +149,7 @@ class Retrainer:
             recipe=facts.winner,
             evidence={
                 "holdout": self.blobs.put(pack_holdout(scored)),
+                "probe": self.blobs.put(msgspec.msgpack.encode(facts.probe)),
                 "rows": manifest.rows_out,
                 "size_bytes": len(finished.model),
                 "runtime": facts.runtime,

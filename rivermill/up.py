@@ -1,8 +1,8 @@
 """`rivermill up`: the live service, as processes that fail apart.
 
-Per pipeline an owner (the journal, its intake) and a worker (the folds); for all of them one HTTP process, one registrar
-(jobs, schedules, MLflow's alias) and an MLflow server that only people look at. Whatever can be wrong is found before
-the first of them starts.
+Per pipeline an owner (the journal, its intake) and a worker (the folds); for all of them one HTTP process, one
+registrar (jobs, schedules, MLflow's alias) and an MLflow server that only people look at. Whatever can be wrong is
+found before the first of them starts.
 """
 
 import socket
@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import orjson
 
 from journal.errors import Misconfigured, Refused
 from journal.owner import OwnerLock
@@ -56,7 +58,7 @@ class Service:
         return "" if self.mlflow_port is None else f"http://{LOOPBACK}:{self.mlflow_port}"
 
 
-def run_service(service: Service) -> None:
+def run_service(service: Service, *, as_json: bool) -> None:
     """Bring the service up and keep it up until SIGTERM.
 
     Raises:
@@ -74,7 +76,7 @@ def run_service(service: Service) -> None:
         mlflow_of(service.root).prepare()
     supervisor = Supervisor(_children(service), say_on_stderr)
     try:
-        supervisor.run(lambda: _announce(service, keys, supervisor))
+        supervisor.run(lambda: _announce(service, keys, supervisor, as_json=as_json))
     finally:
         lock.release()
 
@@ -109,7 +111,7 @@ def _check_ports(service: Service) -> None:
 
 
 def _prepare(root: Path, folder: Path) -> None:
-    """Begin the journal if it is new, let the folds catch up, echo what was decided meanwhile: once, in this process."""
+    """Begin the journal if it is new, let the folds catch up, echo what was decided meanwhile: in this process."""
     pipeline = load_pipeline(folder)
     open_run(pipeline, Home(root, pipeline.name)).close()
 
@@ -133,7 +135,7 @@ def _child(role: str, pipeline: str, arguments: Sequence[str]) -> ChildSpec:
     return ChildSpec(name=name, command=command, environment={"OMP_NUM_THREADS": "1"}, parts_with=30.0)
 
 
-def _announce(service: Service, keys: KeyRing, supervisor: Supervisor) -> None:
+def _announce(service: Service, keys: KeyRing, supervisor: Supervisor, *, as_json: bool) -> None:
     """Wait until the API answers, then say where everything is."""
     until = time.monotonic() + _READY_WITHIN
     while not supervisor.stopping and not _answers(f"{service.url}/readyz"):
@@ -143,7 +145,7 @@ def _announce(service: Service, keys: KeyRing, supervisor: Supervisor) -> None:
             break
         time.sleep(_ASK_EVERY)
     else:
-        _show(service, keys)
+        _show(service, keys, as_json=as_json)
 
 
 def _answers(url: str) -> bool:
@@ -154,7 +156,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _show(service: Service, keys: KeyRing) -> None:
+def _show(service: Service, keys: KeyRing, *, as_json: bool) -> None:
+    if as_json:
+        facts = {"api": service.url, "mlflow": service.mlflow_url, "admin_key": str(keys.admin_path)}
+        sys.stdout.write(orjson.dumps(facts).decode() + "\n")
+        sys.stdout.flush()
+        return
     sys.stdout.write(
         f"API       {service.url}  (OpenAPI: {service.url}/openapi.json)\n"
         f"MLflow    {service.mlflow_url or 'not started'}\n"

@@ -21,9 +21,10 @@ from journal.fold import Fold
 from journal.intake import Intake
 from journal.log import Journal
 from journal.privacy import KeyTable
-from journal.record import Cause, Record
+from journal.record import Cause, Draft, Record
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
+from journal.sqlite_reader import SqliteReader
 from journal.stamp import is_behind
 from registry.flavor import Flavor, OnlineFlavor
 from registry.signing import Signer, Verifier, public_path
@@ -38,13 +39,19 @@ from rivermill.settings import Home
 from serving.answer import AnswerFold
 from serving.champion import Champion
 from serving.predictor import Predictor
+from training.jobs import JobTable
 from training.join import JoinFold
 from training.learner import Learner
+from training.learner_state import StateStore
+from training.scores import stored_rows
 
 if TYPE_CHECKING:
+    import numpy as np
     from feast import FeatureStore
+    from numpy.typing import NDArray
 
     from registry.mlflow_registry import MlflowRegistry
+    from rivermill.projection import Projection
 
 HISTORY_ROWS_PER_FLUSH = 200_000
 FLAVORS = ("river", "batch")
@@ -283,7 +290,6 @@ def retrainer_of(run: Run, lines: Lines) -> Retrainer:
         pipeline=run.pipeline,
         home=run.home,
         journal=run.journal,
-        end=run.journal.end,
         land=run.lockstep.land,
         lines=lines,
         blobs=DirectoryBlobs(run.home.blobs),
@@ -291,13 +297,75 @@ def retrainer_of(run: Run, lines: Lines) -> Retrainer:
     )
 
 
-def mlflow_of(root: Path, uri: str = "") -> "MlflowRegistry":
+def projection_of(run: Run, say: Callable[[str], None]) -> "Projection":
+    """MLflow's mirror of a pipeline that this process owns."""
+    from rivermill.projection import Projection  # noqa: PLC0415 - only where MLflow is wanted
+
+    return Projection(
+        lines=lines_of(run),
+        journal=run.journal,
+        blobs=DirectoryBlobs(run.home.blobs),
+        datasets=run.home.datasets,
+        mlflow=mlflow_of(run.home.root),
+        say=say,
+    )
+
+
+def live_lines(pipeline: Pipeline, home: Home, journal: SqliteReader, land: Callable[[Draft], None]) -> Lines:
+    """The lines of a pipeline whose journal another process may own."""
+
+    def online_rows() -> "NDArray[np.void]":
+        file = FoldFile(home.fold("learner"), readonly=True)
+        try:
+            stored = _state_store(pipeline, home).read(file)
+            return stored_rows(file, stored[1].scores, stored[1].last_scores) if stored else stored_rows(file, 0, b"")
+        finally:
+            file.close()
+
+    evaluation = Evaluation(
+        pipeline, journal, DirectoryBlobs(home.blobs), lambda: predictor_of(pipeline, home), online_rows
+    )
+    return Lines(
+        pipeline=pipeline,
+        control=control_of(home),
+        evaluation=evaluation,
+        land=land,
+        clock=lambda: journal.clock,
+        signer=signer_of(home),
+        lockstep=False,
+    )
+
+
+def live_retrainer(lines: Lines, home: Home, journal: SqliteReader) -> Retrainer:
+    """Retrains beside a journal that another process owns."""
+    return Retrainer(
+        pipeline=lines.pipeline,
+        home=home,
+        journal=journal,
+        land=lines.land,
+        lines=lines,
+        blobs=DirectoryBlobs(home.blobs),
+        signer=lines.signer,
+    )
+
+
+def _state_store(pipeline: Pipeline, home: Home) -> StateStore:
+    line = pipeline.line
+    return StateStore(DirectoryBlobs(home.blobs), signer_of(home), line.settings.line, line.flavor)
+
+
+def jobs_of(home: Home) -> JobTable:
+    """The pipeline's training jobs."""
+    return JobTable(control_of(home).engine)
+
+
+def mlflow_of(root: Path, uri: str = "", ui: str = "") -> "MlflowRegistry":
     """The MLflow registry of a home: its own database, or a tracking server."""
     from registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415 - costs what only a registration should pay
 
     folder = (root / "mlflow").absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    return MlflowRegistry(uri or f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
+    return MlflowRegistry(uri or f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", ui)
 
 
 def _register(pipeline: Pipeline, home: Home, incarnation: str) -> None:

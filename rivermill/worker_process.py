@@ -96,10 +96,9 @@ class Worker:
 
     def _hand_over(self, derived: dict[str, list[Draft]]) -> bool:
         """Send until the owner has it; False when this worker is told to stop first. Nothing was committed then."""
-        batches = [(sink, [(draft, draft.cause) for draft in drafts]) for sink, drafts in derived.items()]
         while not self._stopping.is_set():
             with contextlib.suppress(OwnerDown):
-                self._owner.append(batches)
+                self._owner.append(list(derived.items()))
                 return True
             self._stopping.wait(_RETRY_AFTER)
         return False

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from journal.blobs import write_durably
 from journal.errors import Misconfigured
 from training.recipe import RetrainSpec
-from training.retrain import FoldScore, Holdout, Retrained
+from training.retrain import FoldScore, Holdout, Probe, Retrained
 
 
 class RetrainFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +31,7 @@ class RetrainFacts(msgspec.Struct, frozen=True, kw_only=True):
         model: Canonical digest of the exported model.
         runtime: What runs it.
         parity: How far the export strays from the estimator.
+        probe: Predictions with what the estimator itself says to them.
         rows: How many rows it was fitted on.
         width: Columns of its matrix.
         spec_hash: SHA-256 of the spec that asked for it.
@@ -45,6 +46,7 @@ class RetrainFacts(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     runtime: str
     parity: dict[str, Any]
+    probe: Probe
     rows: int
     width: int
     spec_hash: str
@@ -86,6 +88,7 @@ def write_result(folder: Path, retrained: Retrained) -> None:
         model=exported.digest,
         runtime=exported.runtime,
         parity=exported.parity,
+        probe=retrained.probe,
         rows=retrained.rows,
         width=retrained.width,
         spec_hash=_hash_file(folder / "spec.json"),

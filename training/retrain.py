@@ -39,29 +39,41 @@ class FoldScore(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A recipe with its figures by fold, its scores on the newest fold and its wall time."""
+    """A recipe with its figures by fold, its scores on every fold's test rows and its wall time."""
 
     recipe: Recipe
     scores: tuple[FoldScore, ...]
-    newest: NDArray[np.float64]
+    tested: NDArray[np.float64]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Holdout:
-    """The last fold's test rows, with what the winner said about them before it was fitted on them.
+    """Every fold's test rows, with what the winner said about them when it knew that fold's past alone.
 
     Attributes:
         prediction: Journal offsets of the predictions; shape (n,), like the others.
         at: When they were asked, in microseconds.
         outcome: What came of them.
-        score: Probability of True, from the winner as fitted on that fold's training rows.
+        score: Probability of True, from the winner as fitted on the training rows of the row's fold.
     """
 
     prediction: NDArray[np.int64]
     at: NDArray[np.int64]
     outcome: NDArray[np.bool_]
     score: NDArray[np.float64]
+
+
+class Probe(NamedTuple):
+    """Predictions with what the winner's own estimator says to them: what serves must say the same.
+
+    Attributes:
+        predictions: Journal offsets.
+        scores: Probabilities of True, from scikit-learn.
+    """
+
+    predictions: list[int]
+    scores: list[float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +83,8 @@ class Retrained:
     Attributes:
         winner: Name of the recipe with the lowest mean log loss.
         scores: Each candidate's figures by fold, in the order of the recipes.
-        holdout: The newest rows that the winner was tested on.
+        holdout: The rows that the winner was tested on.
+        probe: Some of the rows that it was fitted on, with its answers.
         exported: The winner, fitted on all rows, as a portable model.
         rows: How many it was fitted on.
         width: Columns of its matrix.
@@ -82,6 +95,7 @@ class Retrained:
     winner: str
     scores: dict[str, tuple[FoldScore, ...]]
     holdout: Holdout
+    probe: Probe
     exported: Exported
     rows: int
     width: int
@@ -114,12 +128,13 @@ def retrain(
     winner = candidates[choose([candidate.scores for candidate in candidates])]
     say(f"{winner.recipe.name} wins; fitting it on all {len(rows)} rows")
     begun = time.perf_counter()
-    exported, width = _refit(work, winner.recipe, len(folds))
+    exported, probe, width = _refit(work, winner.recipe, len(folds))
     seconds = {candidate.recipe.name: candidate.seconds for candidate in candidates}
     return Retrained(
         winner=winner.recipe.name,
         scores={candidate.recipe.name: candidate.scores for candidate in candidates},
-        holdout=_holdout(rows, folds[-1], winner.newest),
+        holdout=_holdout(rows, folds, winner.tested),
+        probe=probe,
         exported=exported,
         rows=len(rows),
         width=width,
@@ -165,7 +180,12 @@ def _test(
         say(executor.note)
     cuts = [slice(n, n + len(folds)) for n in range(0, len(tasks), len(folds))]
     return [
-        _Candidate(recipe, tuple(figures[cut]), tested[cut][-1].scores, sum(each.seconds for each in tested[cut]))
+        _Candidate(
+            recipe,
+            tuple(figures[cut]),
+            np.concatenate([each.scores for each in tested[cut]]),
+            sum(each.seconds for each in tested[cut]),
+        )
         for recipe, cut in zip(recipes, cuts, strict=True)
     ]
 
@@ -182,17 +202,19 @@ def _score(task: Task, tested: Tested, outcomes: NDArray[np.bool_]) -> FoldScore
     return FoldScore(math.fsum(losses) / len(scores), area, len(scores))
 
 
-def _refit(work: Work, recipe: Recipe, number: int) -> tuple[Exported, int]:
+def _refit(work: Work, recipe: Recipe, number: int) -> tuple[Exported, Probe, int]:
     """Fit on every row and export; probed on rows that the content chooses, checked on the newest."""
     encoder, classifier, matrix = fit_recipe(work, recipe, number, work.rows)
     chooser = np.random.default_rng(seed_of(work.hash, "probe", 0))
     chosen = np.sort(chooser.choice(len(matrix), min(PROBE_ROWS, len(matrix)), replace=False))
     with one_thread():
         exported = export(classifier, encoder, probe=matrix[chosen], check=matrix[-CHECK_ROWS:])
-    return exported, encoder.width
+        scores = classifier.predict_proba(matrix[chosen])[:, 1]
+    offsets = np.asarray(work.rows.column("prediction").combine_chunks())[chosen]
+    return exported, Probe(offsets.tolist(), scores.tolist()), encoder.width
 
 
-def _holdout(rows: pa.Table, fold: Fold, scores: NDArray[np.float64]) -> Holdout:
-    test = rows.slice(fold.first, fold.last - fold.first)
+def _holdout(rows: pa.Table, folds: Sequence[Fold], scores: NDArray[np.float64]) -> Holdout:
+    test = pa.concat_tables([rows.slice(fold.first, fold.last - fold.first) for fold in folds])
     offsets = np.asarray(test.column("prediction").combine_chunks())
     return Holdout(offsets, times_of(test), outcomes_of(test), scores)

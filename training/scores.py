@@ -106,5 +106,11 @@ class Scores:
         yield bytes(self._tail)
 
 
+def stored_rows(file: FoldFile, count: int, tail: bytes) -> NDArray[np.void]:
+    """The table as a checkpoint left it, for whoever does not own the file: ``count`` rows, the last in ``tail``."""
+    chunks = [chunk for _, chunk in file.scan(_SPACE)][: count // CHUNK]
+    return np.frombuffer(b"".join([*chunks, tail]), _ROW)
+
+
 def _key(chunk: int) -> bytes:
     return chunk.to_bytes(_KEY_BYTES)

@@ -86,6 +86,16 @@ def test_luck_that_a_whole_day_shares_widens_the_interval() -> None:
     assert width > 5 * (2 * 1.96 * single.std() / math.sqrt(count))
 
 
+def test_days_of_unequal_length_weigh_by_their_examples() -> None:
+    """A difference that is the same for every example has no spread, however the examples lie on their days."""
+    day = np.repeat(np.arange(6), [1, 200, 3, 90, 2, 40])
+    scored = Scored(np.arange(336), START + day * DAY, np.ones(336, dtype=bool), np.full(336, 0.6))
+    facts = measure(scored, np.full(336, 0.5))
+    behind = math.log(0.5) - math.log(0.6)
+    assert facts["log_loss_behind_champion_low"] == pytest.approx(behind, abs=1e-12)
+    assert facts["log_loss_behind_champion_high"] == pytest.approx(behind, abs=1e-12)
+
+
 def test_without_a_champion_the_prior_is_the_one_to_beat() -> None:
     scored, _ = later()
     facts = measure(scored, None, prior=0.4)

@@ -1,0 +1,225 @@
+"""The owner's clients: one that waits (worker, command line, jobs) and one for asyncio (HTTP).
+
+Every verb either returns what is durable or raises. After `OwnerDown` nobody knows whether the request got through:
+send it again, since ids and sinks' marks make a repeat harmless.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from journal import wire
+from journal.body import Prediction, encode
+from journal.errors import OwnerDown
+from journal.record import Draft
+from journal.wire import (
+    Answer,
+    Append,
+    Ask,
+    Asked,
+    AskedBefore,
+    Batch,
+    Done,
+    Failed,
+    Fate,
+    Fates,
+    OwnerState,
+    Release,
+    Released,
+    Request,
+    State,
+    Take,
+)
+
+_FIX = "`rivermill up` starts it; send the same again then"
+
+AnswerT = TypeVar("AnswerT")
+
+
+class OwnerClient:
+    """Asks the owner and waits. Threads may share one; their requests go one after the other."""
+
+    def __init__(self, path: Path, timeout: float = 10.0) -> None:
+        """Name the owner's socket; the first request connects.
+
+        Args:
+            path: The socket.
+            timeout: Seconds that one request may take.
+        """
+        self._path, self._timeout = path, timeout
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._number = 0
+
+    def take(self, events: Sequence[bytes], principal: str) -> list[Fate]:
+        """Hand events in; raises `OwnerDown`, `Busy`, `DurabilityLost`."""
+        return self._expect(Take(list(events), principal), Fates).fates
+
+    def append(self, batches: Sequence[tuple[str, Sequence[Draft]]]) -> int:
+        """Append drafts by sink (empty for none); return the journal's end. Raises as `take`."""
+        return self._expect(Append([Batch(sink, list(drafts)) for sink, drafts in batches]), Done).end
+
+    def release(self, quarantine_id: str, *, advance: bool, why: str, principal: str) -> Released:
+        """Let a quarantined event in; raises as `journal.intake.Intake.release`, and as `take`."""
+        return self._expect(Release(quarantine_id, advance, why, principal), Released)
+
+    def state(self) -> OwnerState:
+        """How the owner is; raises `OwnerDown`."""
+        return self._expect(State(), OwnerState)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        with self._lock:
+            self._disconnect()
+
+    def _expect(self, request: Request, kind: type[AnswerT]) -> AnswerT:
+        with self._lock:
+            try:
+                answer = self._ask(request)
+            except (OSError, msgspec.MsgspecError) as error:
+                self._disconnect()
+                raise _down(self._path, error) from error
+        return _checked(answer, kind)
+
+    def _ask(self, request: Request) -> Answer:
+        self._number += 1
+        connection = self._connected()
+        connection.sendall(wire.frame(self._number, request))
+        while True:
+            number, answer = wire.answer_in(self._read(wire.length_of(self._read(wire.HEADER))))
+            if number == self._number:
+                return answer
+
+    def _read(self, count: int) -> bytes:
+        assert self._socket is not None, "connected before anything is read"
+        parts = bytearray()
+        while len(parts) < count:
+            part = self._socket.recv(count - len(parts))
+            if not part:
+                raise ConnectionResetError
+            parts += part
+        return bytes(parts)
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(self._timeout)
+            try:
+                connection.connect(str(self._path))
+            except OSError:
+                connection.close()
+                raise
+            self._socket = connection
+        return self._socket
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class AsyncOwnerClient:
+    """The same for asyncio: requests of many tasks are under way on one connection at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the owner's socket; the first request connects."""
+        self._path = path
+        self._number = 0
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._connecting = asyncio.Lock()
+
+    async def take(self, events: Sequence[bytes], principal: str, timeout: float) -> list[Fate]:
+        """See `OwnerClient.take`; ``timeout`` in seconds."""
+        return (await self._expect(Take(list(events), principal), Fates, timeout)).fates
+
+    async def ask(self, question: bytes, prediction: Prediction, principal: str, timeout: float) -> Asked | AskedBefore:
+        """Record a question with its answer, or get the answer that was recorded before.
+
+        Args:
+            question: A CloudEvent of the question stream, as JSON.
+            prediction: The answer; its question and key are filled in by the owner.
+            principal: Who asks.
+            timeout: In seconds.
+
+        Raises:
+            Malformed, Violation, ConflictingId: The question itself is wrong.
+            OwnerDown, Busy, DurabilityLost: It could not be recorded, as far as is known.
+        """
+        request = Ask(question, encode(prediction), principal)
+        return await self._expect(request, (Asked, AskedBefore), timeout)  # type: ignore[arg-type]
+
+    async def state(self, timeout: float) -> OwnerState:
+        """See `OwnerClient.state`."""
+        return await self._expect(State(), OwnerState, timeout)
+
+    async def close(self) -> None:
+        """Let go of the connection; whoever waits gets `OwnerDown`."""
+        if self._listening is not None:
+            self._listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listening
+
+    async def _expect(self, request: Request, kind: type[AnswerT], timeout: float) -> AnswerT:
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self._ask(request)
+        except (OSError, TimeoutError) as error:
+            raise _down(self._path, error) from error
+        return _checked(answer, kind)
+
+    async def _ask(self, request: Request) -> Answer:
+        writer = await self._connected()
+        self._number += 1
+        number = self._number
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        try:
+            writer.write(wire.frame(number, request))
+            await writer.drain()
+            return await answer
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        async with self._connecting:
+            if self._writer is None:
+                reader, self._writer = await asyncio.open_unix_connection(str(self._path))
+                self._listening = asyncio.create_task(self._listen(reader, self._writer))
+            return self._writer
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        error: Exception = ConnectionResetError("it closed the connection")
+        try:
+            while True:
+                length = wire.length_of(await reader.readexactly(wire.HEADER))
+                number, answer = wire.answer_in(await reader.readexactly(length))
+                waiting = self._waiting.get(number)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
+        except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError, OwnerDown) as broken:
+            error = broken if isinstance(broken, OSError) else error
+        finally:
+            self._writer = None
+            writer.close()
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(error)
+
+
+def _checked(answer: Answer, kind: type[AnswerT]) -> AnswerT:
+    if isinstance(answer, Failed):
+        raise wire.error_of(answer)
+    assert isinstance(answer, kind), f"the owner answered {type(answer).__name__}"
+    return answer
+
+
+def _down(path: Path, error: BaseException) -> OwnerDown:
+    return OwnerDown(which=f"{path.parent.name} ({str(error) or type(error).__name__})", fix=_FIX)

@@ -1,0 +1,223 @@
+"""The journal's owner as a server: requests of many clients, committed in groups.
+
+Whatever arrived while the last group was committed goes into the next one: one fsync for all of them, and no answer
+before it. When a group fails, each of its requests is told so; a disk that is full may heal, after any other failed
+write the server stops, since nothing may be acknowledged again.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from journal import intake, wire
+from journal.asking import Asking
+from journal.body import Prediction, decode
+from journal.errors import DurabilityLost, OwnerDown, RivermillError, UnknownName, UpstreamError
+from journal.intake import Intake
+from journal.log import START
+from journal.quarantine import QUARANTINE_LIST
+from journal.record import Kind
+from journal.sqlite_log import SqliteJournal
+from journal.wire import (
+    Answer,
+    Append,
+    Ask,
+    Busy,
+    Done,
+    Fate,
+    Fates,
+    OwnerState,
+    Release,
+    Released,
+    Request,
+    State,
+    Take,
+)
+
+MOST_WAITING = 10_000
+MOST_WAITING_BYTES = 64 * 1024 * 1024
+MOST_PER_GROUP = 2_000
+_OWNER_ONLY = 0o600
+
+
+class _Waiting:
+    """A request that has not been answered."""
+
+    __slots__ = ("number", "request", "size", "writer")
+
+    def __init__(self, number: int, request: Request, size: int, writer: asyncio.StreamWriter) -> None:
+        self.number, self.request, self.size, self.writer = number, request, size, writer
+
+
+class OwnerServer:
+    """Serves one journal on one socket."""
+
+    def __init__(
+        self,
+        journal: SqliteJournal,
+        intake: Intake,
+        asking: Asking,
+        path: Path,
+        *,
+        most_waiting: int = MOST_WAITING,
+        most_waiting_bytes: int = MOST_WAITING_BYTES,
+    ) -> None:
+        """Prepare to serve.
+
+        Args:
+            journal: Owned by this process, so a socket that lies there already is a dead owner's.
+            intake: The journal's door for events.
+            asking: Its door for questions with their answers.
+            path: Where to listen.
+            most_waiting: Requests that may wait; a further one is told to come back.
+            most_waiting_bytes: The same in bytes.
+        """
+        self._journal, self._intake, self._asking, self._path = journal, intake, asking, path
+        self._most, self._most_bytes = most_waiting, most_waiting_bytes
+        self._waiting: deque[_Waiting] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+        self._stopping = False
+        # One thread commits while this one reads what comes next.
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+
+    async def serve(self) -> None:
+        """Serve until `stop`; then answer what has arrived.
+
+        Raises:
+            DurabilityLost: A write failed, and nothing may be acknowledged again.
+        """
+        self._path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(self._converse, str(self._path))
+        self._path.chmod(_OWNER_ONLY)
+        try:
+            while not (self._stopping and not self._waiting):
+                await self._commit_waiting()
+        finally:
+            server.close()
+            self._path.unlink(missing_ok=True)
+            self._committer.shutdown()
+
+    def stop(self) -> None:
+        """Let `serve` return after what has arrived."""
+        self._stopping = True
+        self._arrived.set()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError, msgspec.MsgspecError, OwnerDown):
+            while True:
+                length = wire.length_of(await reader.readexactly(wire.HEADER))
+                number, request = wire.request_in(await reader.readexactly(length))
+                self._admit(_Waiting(number, request, length, writer))
+        writer.close()
+
+    def _admit(self, waiting: _Waiting) -> None:
+        if len(self._waiting) >= self._most or self._bytes + waiting.size > self._most_bytes:
+            busy = Busy(which=f"{len(self._waiting)} requests wait already", fix="Send it again in a second")
+            _reply(waiting, wire.failed(busy))
+            return
+        self._waiting.append(waiting)
+        self._bytes += waiting.size
+        self._arrived.set()
+
+    async def _commit_waiting(self) -> None:
+        await self._arrived.wait()
+        self._arrived.clear()
+        if not self._waiting:
+            return
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_PER_GROUP))]
+        self._bytes -= sum(waiting.size for waiting in batch)
+        if self._waiting:
+            self._arrived.set()
+        loop = asyncio.get_running_loop()
+        answers = await loop.run_in_executor(self._committer, self._carry_out, [w.request for w in batch])
+        for waiting, answer in zip(batch, answers, strict=True):
+            _reply(waiting, answer)
+        if self._journal.failed:
+            raise DurabilityLost(which="the journal", fix="Check the disk, then start the owner again")
+
+    def _carry_out(self, requests: Sequence[Request]) -> list[Answer]:
+        """Carry requests out, as one group where that is possible."""
+        try:
+            return self._as_one(requests)
+        except DurabilityLost as error:
+            return [wire.failed(error)] * len(requests)
+        except Exception as error:  # whatever one request trips over must not cost the others their place
+            if len(requests) == 1:
+                return [wire.failed(UpstreamError(which=f"{type(error).__name__}: {error}", fix="This is a defect"))]
+            middle = len(requests) // 2
+            return self._carry_out(requests[:middle]) + self._carry_out(requests[middle:])
+
+    def _as_one(self, requests: Sequence[Request]) -> list[Answer]:
+        if any(isinstance(request, Release) for request in requests):
+            return [self._release(r) if isinstance(r, Release) else self._as_one([r])[0] for r in requests]
+        with self._journal.group():
+            return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Answer:
+        match request:
+            case Take():
+                return Fates([self._fate(event, request.principal) for event in request.events])
+            case Ask():
+                return self._ask(request)
+            case Append():
+                for batch in request.batches:
+                    self._journal.append(batch.drafts, sink=batch.sink)
+                return Done(self._journal.end())
+            case State():
+                journal = self._journal
+                return OwnerState(
+                    journal.incarnation, journal.end(), journal.clock, journal.tallies(), len(self._waiting)
+                )
+            case Release():
+                return self._release(request)
+            case _:
+                assert_never(request)
+
+    def _fate(self, event: bytes, principal: str) -> Fate:
+        taken = self._intake.take(event, principal=principal)
+        match taken:
+            case intake.Accepted():
+                return wire.AcceptedFate(taken.record.offset)
+            case intake.Repeated():
+                return wire.RepeatedFate(taken.offset)
+            case intake.Refused():
+                return wire.RefusedFate(taken.bucket, taken.reason)
+            case intake.Conflicted():
+                return wire.ConflictedFate(taken.id, taken.offset)
+            case intake.Quarantined():
+                return wire.QuarantinedFate(taken.id, taken.reason)
+            case _:
+                message = "an event without a sink is never replayed"
+                raise AssertionError(message)
+
+    def _ask(self, request: Ask) -> Answer:
+        try:
+            return self._asking.ask(request.question, decode(request.prediction, Prediction), request.principal)
+        except RivermillError as error:
+            if isinstance(error, DurabilityLost):
+                raise
+            return wire.failed(error)
+
+    def _release(self, request: Release) -> Answer:
+        try:
+            waiting = {record.id: record for record in self._journal.of_kind(Kind.QUARANTINE, START, 1_000_000)}
+            if request.quarantine_id not in waiting:
+                raise UnknownName(which=f"quarantined event {request.quarantine_id!r}", fix=QUARANTINE_LIST)
+            held = waiting[request.quarantine_id]
+            event = self._intake.release(request.quarantine_id, held, advance=request.advance, why=request.why)
+        except RivermillError as error:
+            return wire.failed(error)
+        return Released(event.id, event.stream, event.offset)
+
+
+def _reply(waiting: _Waiting, answer: Answer) -> None:
+    """Send an answer, unless whoever asked is gone."""
+    if not waiting.writer.is_closing():
+        waiting.writer.write(wire.frame(waiting.number, answer))

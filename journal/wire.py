@@ -1,0 +1,195 @@
+"""What the journal's owner and its clients say to each other over a Unix socket.
+
+A frame is four bytes of length and a MessagePack array (number, message). The number is the caller's own: several
+requests may be under way on one connection, and the answers carry their numbers. Whatever the owner acknowledged is
+durable.
+"""
+
+import struct
+
+import msgspec
+
+from journal import errors
+from journal.errors import OwnerDown, RivermillError, UpstreamError
+from journal.record import Draft
+
+LARGEST_FRAME = 16 * 1024 * 1024
+"""Bytes. Whoever sends more is no client of ours."""
+
+_LENGTH = struct.Struct(">I")
+HEADER = _LENGTH.size
+
+
+class Take(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """Events to take in, each a CloudEvent in JSON."""
+
+    events: list[bytes]
+    principal: str
+
+
+class Ask(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """A question (a CloudEvent in JSON) with its answer: the body of a prediction, its question and key left open."""
+
+    question: bytes
+    prediction: bytes
+    principal: str
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """Drafts for the journal. With a sink each carries its cause: what the sink's mark has passed is dropped."""
+
+    sink: str
+    drafts: list[Draft]
+
+
+class Append(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """What folds derived, and what a decision or a job brings."""
+
+    batches: list[Batch]
+
+
+class Release(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """A quarantined event that may enter after all."""
+
+    quarantine_id: str
+    advance: bool
+    why: str
+    principal: str
+
+
+class State(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """How the owner is."""
+
+
+Request = Take | Ask | Append | Release | State
+
+
+class AcceptedFate(msgspec.Struct, tag="accepted", frozen=True):
+    """The event is in the journal at this offset."""
+
+    offset: int
+
+
+class RepeatedFate(msgspec.Struct, tag="repeated", frozen=True):
+    """It was there already."""
+
+    offset: int
+
+
+class RefusedFate(msgspec.Struct, tag="refused", frozen=True):
+    """It was counted and not kept."""
+
+    bucket: str
+    reason: str
+
+
+class ConflictedFate(msgspec.Struct, tag="conflicted", frozen=True):
+    """Its id is taken by an event that says something else."""
+
+    id: str
+    offset: int
+
+
+class QuarantinedFate(msgspec.Struct, tag="quarantined", frozen=True):
+    """It waits in quarantine under this id."""
+
+    id: str
+    reason: str
+
+
+Fate = AcceptedFate | RepeatedFate | RefusedFate | ConflictedFate | QuarantinedFate
+
+
+class Fates(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """What became of each event of a `Take`, in order."""
+
+    fates: list[Fate]
+
+
+class Asked(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """Question and prediction are in the journal, at these offsets."""
+
+    question: int
+    prediction: int
+
+
+class AskedBefore(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """This question was asked before: the answer that was recorded then, and where it stands."""
+
+    prediction: bytes
+    offset: int
+
+
+class Done(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """It is durable; ``end`` is the journal's last offset."""
+
+    end: int
+
+
+class Released(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """The event that was released is in the journal."""
+
+    event: str
+    stream: str
+    offset: int
+
+
+class OwnerState(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """How the owner is: the journal's life, end and clock, its tallies, and how many requests wait."""
+
+    incarnation: str
+    end: int
+    clock: int
+    tallies: dict[str, int]
+    waiting: int
+
+
+class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """One of our errors: its class by name, and what it says."""
+
+    error: str
+    which: str
+    fix: str
+
+
+Answer = Fates | Asked | AskedBefore | Done | Released | OwnerState | Failed
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_request = msgspec.msgpack.Decoder(tuple[int, Request]).decode
+_decode_answer = msgspec.msgpack.Decoder(tuple[int, Answer]).decode
+
+
+def frame(number: int, message: Request | Answer) -> bytes:
+    """A message as it goes over the wire."""
+    content = _encode((number, message))
+    return _LENGTH.pack(len(content)) + content
+
+
+def length_of(header: bytes) -> int:
+    """How long the frame behind a header is; raises `OwnerDown` when it is no frame of ours."""
+    (length,) = _LENGTH.unpack(header)
+    if length > LARGEST_FRAME:
+        raise OwnerDown(which=f"a frame of {length} bytes, more than {LARGEST_FRAME}", fix="Send less at a time")
+    return int(length)
+
+
+def request_in(content: bytes) -> tuple[int, Request]:
+    """Read a request; raises `msgspec.MsgspecError`."""
+    return _decode_request(content)
+
+
+def answer_in(content: bytes) -> tuple[int, Answer]:
+    """Read an answer; raises `msgspec.MsgspecError`."""
+    return _decode_answer(content)
+
+
+def failed(error: RivermillError) -> Failed:
+    """An error as an answer."""
+    return Failed(type(error).__name__, error.which, error.fix)
+
+
+def error_of(answer: Failed) -> RivermillError:
+    """The error that an answer carries."""
+    kind = Busy if answer.error == "Busy" else getattr(errors, answer.error, UpstreamError)
+    error: RivermillError = kind(which=answer.which, fix=answer.fix)
+    return error

@@ -1,0 +1,207 @@
+"""The registrar: works on training jobs, submits those that a schedule asks for, and keeps MLflow up to date.
+
+Jobs run one at a time, each in a process of its own. A registrar that dies takes its job's process with it; the next
+one claims the job again when its lease has run out, and what was finished is not done twice.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from journal.blobs import DirectoryBlobs
+from journal.body import Decision, decode
+from journal.errors import JobFailed, LostRace, OwnerDown, RegistryDown, RivermillError
+from journal.log import START
+from journal.owner_client import OwnerClient
+from journal.record import Draft, Kind
+from journal.sqlite_reader import SqliteReader
+from rivermill.desk import wall_now
+from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.projection import Projection
+from rivermill.retraining import Order
+from rivermill.settings import Home
+from rivermill.supervisor import say_on_stderr
+from rivermill.wiring import jobs_of, live_lines, live_retrainer, mlflow_of
+from training.job_runner import JobStopped
+from training.jobs import Job, JobTable
+from training.schedule import last_trigger
+
+_LOOK_EVERY = 0.5
+_BEAT_EVERY = 5.0
+_RETRY_AFTER = 0.2
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """One pipeline, as the registrar sees it."""
+
+    pipeline: Pipeline
+    home: Home
+    jobs: JobTable
+
+
+class Registrar:
+    """Looks after several pipelines."""
+
+    def __init__(self, posts: Sequence[_Post], root: Path, mlflow_ui: str, say: Say) -> None:
+        self._posts, self._say = posts, say
+        self._mlflow = mlflow_of(root, ui=mlflow_ui)
+        self._stopping = threading.Event()
+        self._name = f"registrar-{os.getpid()}"
+        self._projected: dict[str, tuple[int, int]] = {}
+        self._projections: dict[str, set[int]] = {post.pipeline.name: set() for post in posts}
+        self._complained = False
+
+    def run(self) -> None:
+        """Look after them until `stop`."""
+        working = threading.Thread(target=self._work, name="jobs")
+        working.start()
+        while not self._stopping.wait(_LOOK_EVERY):
+            for post in self._posts:
+                self._submit_due(post)
+                self._project(post)
+        working.join()
+
+    def stop(self) -> None:
+        """Let `run` return; a job that is under way is stopped and claimed again later."""
+        self._stopping.set()
+
+    def _submit_due(self, post: _Post) -> None:
+        """Ask for the retrain that the schedule is due, if it was not handled or asked for before."""
+        settings = post.pipeline.retrain
+        if settings is None:
+            return
+        with contextlib.closing(SqliteReader(post.home.journal)) as journal:
+            trigger = last_trigger(settings, post.pipeline.starts[0], journal.clock)
+            if trigger is None or trigger in _handled(journal):
+                return
+        key = f"scheduled {trigger}"
+        post.jobs.submit(post.pipeline.name, key, {"trigger": trigger}, wall_now(), "schedule")
+
+    def _work(self) -> None:
+        while not self._stopping.wait(_LOOK_EVERY):
+            for post in self._posts:
+                job = post.jobs.claim(self._name, wall_now())
+                if job is not None:
+                    self._carry_out(post, job)
+
+    def _carry_out(self, post: _Post, job: Job) -> None:
+        self._say(f"job {job.id} of {job.pipeline} begins (attempt {job.epoch})")
+        beat = _Heartbeat(post.jobs, job, self._stopping)
+        try:
+            result = self._retrain(post, job, beat)
+        except JobStopped:
+            if not self._stopping.is_set():
+                post.jobs.finish(job.id, job.epoch, "stopped", {"reason": "stopped"})
+            return
+        except RivermillError as error:
+            self._say(f"job {job.id} failed: {error}")
+            post.jobs.finish(job.id, job.epoch, "failed", {"reason": str(error)})
+            return
+        finally:
+            beat.end()
+        post.jobs.finish(job.id, job.epoch, "succeeded", result)
+        self._say(f"job {job.id} made {result['line']}: {result['decision'] or 'left as a candidate'}")
+
+    def _retrain(self, post: _Post, job: Job, beat: "_Heartbeat") -> dict[str, object]:
+        owner = OwnerClient(post.home.socket)
+
+        def land(draft: Draft) -> None:
+            while True:
+                with contextlib.suppress(OwnerDown):
+                    owner.append([("", [draft])])
+                    return
+                if self._stopping.wait(_RETRY_AFTER):
+                    raise JobFailed(which=f"{job.id} could not reach the journal's owner", fix="It is tried again")
+
+        with contextlib.closing(owner), contextlib.closing(SqliteReader(post.home.journal)) as journal:
+            lines = live_lines(post.pipeline, post.home, journal, land)
+            order = Order(
+                job=job.id,
+                trigger=job.spec.get("trigger", journal.clock),
+                executor=job.spec.get("executor", "auto"),
+                promote=job.spec.get("promote", job.principal == "schedule"),
+                principal=job.principal,
+            )
+            return live_retrainer(lines, post.home, journal).run(order, stopped=beat.stopped)
+
+    def _project(self, post: _Post) -> None:
+        name = post.pipeline.name
+        with contextlib.closing(SqliteReader(post.home.journal)) as journal:
+            lines = live_lines(post.pipeline, post.home, journal, lambda _: None)
+            projection = Projection(
+                lines=lines,
+                journal=journal,
+                blobs=DirectoryBlobs(post.home.blobs),
+                datasets=post.home.datasets,
+                mlflow=self._mlflow,
+                say=self._say,
+                logged=self._projections[name],
+            )
+            try:
+                projection.run()
+                self._complained = False
+            except (RegistryDown, LostRace) as error:
+                if not self._complained:
+                    self._say(f"MLflow is behind: {error}")
+                self._complained = True
+
+
+class _Heartbeat:
+    """Keeps a job's lease while it runs, and learns whether it is to stop."""
+
+    def __init__(self, jobs: JobTable, job: Job, stopping: threading.Event) -> None:
+        self._jobs, self._job, self._stopping = jobs, job, stopping
+        self._ended, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"lease of {job.id}")
+        self._thread.start()
+
+    def stopped(self) -> bool:
+        """Whether the job is to stop."""
+        return self._stop.is_set() or self._stopping.is_set()
+
+    def end(self) -> None:
+        """The job has ended."""
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(min(_BEAT_EVERY, 1.0)):
+            try:
+                if self._jobs.heartbeat(self._job.id, self._job.epoch, wall_now()).stop:
+                    self._stop.set()
+            except LostRace:
+                self._stop.set()
+                return
+
+
+def _handled(journal: SqliteReader) -> set[int]:
+    records = journal.of_kind(Kind.DECISION, START, 1_000_000)
+    return {decode(record.body, Decision).details.get("trigger", -1) for record in records}
+
+
+def main(root: Path, mlflow_ui: str, folders: Sequence[Path]) -> None:
+    """Run the registrar until SIGTERM."""
+    pipelines = [load_pipeline(folder) for folder in folders]
+    homes = [Home(root, pipeline.name) for pipeline in pipelines]
+    posts = [_Post(pipeline, home, jobs_of(home)) for pipeline, home in zip(pipelines, homes, strict=True)]
+    registrar = Registrar(posts, root, mlflow_ui, say_on_stderr)
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        registrar.stop()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    registrar.run()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], [Path(folder) for folder in sys.argv[3:]])
