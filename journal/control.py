@@ -11,23 +11,22 @@ The rules:
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
 from journal.body import Decision, decode, draft_of
 from journal.errors import ConflictingId, Corrupt, LostRace
 from journal.log import START
 from journal.record import Draft, Kind, Record, canonical_json
+from journal.sql import Database
 
 NAMING = ("bootstrap", "promote", "roll_back")
 """The actions that name the line that answers."""
 
-_BUSY_SECONDS = 10
+_RESTORE = "Restore the control log from a backup; the journal's echoes show what was decided"
 
 _metadata = sa.MetaData()
 _entries = sa.Table(
@@ -125,22 +124,19 @@ class ControlLog:
         Args:
             url: As SQLAlchemy writes it: ``sqlite:///<file>``, or PostgreSQL's.
         """
-        self.engine = sa.create_engine(url, poolclass=NullPool, connect_args=_connect_args(url))
-        if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", _make_durable)
-        with self._writing() as connection:
-            _metadata.create_all(connection)
+        self._database = Database(url, _metadata)
+        self.engine = self._database.engine
 
     def entries(self, pipeline: str, after: int = 0) -> Sequence[Entry]:
         """The pipeline's decisions behind a sequence, in order."""
         wanted = sa.and_(_entries.c.pipeline == pipeline, _entries.c.sequence > after)
-        with self.engine.connect() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(_entries.select().where(wanted).order_by(_entries.c.sequence)).mappings().all()
         return [_entry(row) for row in rows]
 
     def head(self, pipeline: str) -> Entry | None:
         """The last decision; None before the first."""
-        with self.engine.connect() as connection:
+        with self._database.reading() as connection:
             return _head(connection, pipeline)
 
     def champion(self, pipeline: str) -> str | None:
@@ -180,7 +176,7 @@ class ControlLog:
             LostRace: Somebody else has decided since.
             ConflictingId: The key stands for another decision.
         """
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             known = _by_key(connection, pipeline, key)
             if known is not None:
                 return _same(known, action, subject)
@@ -212,10 +208,7 @@ class ControlLog:
         for count, entry in enumerate(self.entries(pipeline), 1):
             facts = msgspec.to_builtins(entry)
             if (entry.sequence, entry.previous, entry.hash) != (count, previous, _hash(facts)):
-                raise Corrupt(
-                    which=f"decision {count} of {pipeline!r} is not the one that was made",
-                    fix="Restore the control log from a backup; the journal's echoes show what was decided",
-                )
+                raise _corrupt(pipeline, count)
             verifier.verify(entry.signature, *signed_parts(pipeline, decision_of(entry)))
             previous = entry.hash
         return count
@@ -224,7 +217,7 @@ class ControlLog:
         """Append what was measured about a line."""
         written = canonical_json(facts)
         signature = signer.sign("evidence", pipeline, line, kind, written)
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 _evidence.insert().values(pipeline=pipeline, line=line, kind=kind, facts=written, signature=signature)
             )
@@ -232,27 +225,12 @@ class ControlLog:
     def evidence_of(self, pipeline: str, line: str, verifier: Verifies) -> dict[str, dict[str, Any]]:
         """What was measured about a line last, by kind; raises `Untrusted` when we did not write it."""
         wanted = sa.and_(_evidence.c.pipeline == pipeline, _evidence.c.line == line)
-        with self.engine.connect() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(_evidence.select().where(wanted).order_by(_evidence.c.id)).mappings().all()
         newest = {row["kind"]: row for row in rows}
         for kind, row in newest.items():
             verifier.verify(row["signature"], "evidence", pipeline, line, kind, row["facts"])
         return {kind: msgspec.json.decode(row["facts"]) for kind, row in newest.items()}
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        """A transaction that no other writer shares: SQLite takes its write lock at once."""
-        with self.engine.connect() as connection:
-            if self.engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
-            try:
-                yield connection
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
 
 
 def decision_of(entry: Entry) -> Decision:
@@ -279,22 +257,31 @@ def echo_of(entry: Entry) -> Draft:
 
 
 def missing_echoes(control: ControlLog, pipeline: str, journal: Echoed) -> list[Entry]:
-    """The decisions that the journal has not echoed yet, in order."""
-    echoed, after = 0, START
+    """The decisions that the journal has not echoed yet, in order.
+
+    Raises:
+        Corrupt: The journal has echoed a decision that the control log does not hold: it was cut, or changed.
+    """
+    entries = {entry.sequence: entry for entry in control.entries(pipeline)}
+    echoed = _echoed(journal)
+    for sequence, signature in echoed.items():
+        if sequence not in entries or entries[sequence].signature != signature:
+            raise Corrupt(
+                which=f"the journal has echoed a decision {sequence} of {pipeline!r} that the control log does not hold",
+                fix=_RESTORE,
+            )
+    return [entry for sequence, entry in entries.items() if sequence not in echoed]
+
+
+def _echoed(journal: Echoed) -> dict[int, str]:
+    """The signatures of the decisions in the journal, by sequence; releases have none."""
+    echoed: dict[int, str] = {}
+    after = START
     while page := journal.of_kind(Kind.DECISION, after, 1_000):
-        echoed = max(echoed, *(decode(record.body, Decision).sequence for record in page))
+        decisions = [decode(record.body, Decision) for record in page]
+        echoed.update({decision.sequence: decision.signature for decision in decisions if decision.sequence > 0})
         after = page[-1].offset
-    return list(control.entries(pipeline, after=echoed))
-
-
-def _connect_args(url: str) -> dict[str, Any]:
-    # isolation_level None: we begin transactions ourselves, with the lock that we want.
-    return {"timeout": _BUSY_SECONDS, "isolation_level": None} if url.startswith("sqlite") else {}
-
-
-def _make_durable(connection: Any, _: object) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    return echoed
 
 
 def _head(connection: sa.Connection, pipeline: str) -> Entry | None:
@@ -327,7 +314,14 @@ def _lost(pipeline: str, expected: int, head: Entry | None) -> LostRace:
 
 
 def _entry(row: Any) -> Entry:
-    return Entry(**{**row, "details": msgspec.json.decode(row["details"])})
+    try:
+        return Entry(**{**row, "details": msgspec.json.decode(row["details"])})
+    except msgspec.DecodeError as error:
+        raise _corrupt(row["pipeline"], row["sequence"]) from error
+
+
+def _corrupt(pipeline: str, sequence: int) -> Corrupt:
+    return Corrupt(which=f"decision {sequence} of {pipeline!r} is not the one that was made", fix=_RESTORE)
 
 
 def _row(entry: Entry) -> dict[str, Any]:

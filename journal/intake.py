@@ -90,7 +90,7 @@ class Intake:
             principal: Who hands the events in.
         """
         self._journal = journal
-        self._quarantined = Quarantine(keys, principal)
+        self._quarantined = Quarantine(keys)
         self._starts = starts
         self._principal = principal
         self._streams = {name: Stream(contract, keys) for name, contract in contracts.items()}
@@ -109,6 +109,7 @@ class Intake:
         if isinstance(opened, Refused):
             return self._refuse(opened, sink, cause)
         envelope, stream = opened
+        principal = self._principal if principal is None else principal
         try:
             fields = stream.read(envelope, raw)
             time = envelope.time
@@ -116,9 +117,9 @@ class Intake:
         except Malformed as error:
             return self._refuse(Refused("malformed", error.which), sink, cause)
         except Violation as error:
-            held, reason = self._quarantined.hold(stream, envelope, raw, error, cause)
+            held, reason = self._quarantined.hold(stream, envelope, raw, error, cause, principal)
             return self._quarantine(held, reason, sink)
-        draft = stream.draft(envelope, time, fields, self._principal if principal is None else principal, cause)
+        draft = stream.draft(envelope, time, fields, principal, cause)
         return self._taken(self._journal.append((draft,), sink=sink)[0], draft)
 
     def _open(self, raw: bytes) -> tuple[Envelope, Stream] | Refused:
@@ -184,7 +185,9 @@ class Intake:
             return outcome
         return Quarantined(draft.id, reason, outcome if isinstance(outcome, Record) else None)
 
-    def release(self, quarantine_id: str, record: Record, *, advance: bool, why: str) -> Record:
+    def release(
+        self, quarantine_id: str, record: Record, *, advance: bool, why: str, principal: str | None = None
+    ) -> Record:
         """Let a quarantined event in, by a decision that stands before it in the journal. Opens a group of its own.
 
         Args:
@@ -192,6 +195,7 @@ class Intake:
             record: The quarantine record.
             advance: Whether the event may move the clock by more than its contract's gap.
             why: The reason, for the decision.
+            principal: Who decides, if not the intake's own principal.
 
         Raises:
             UnknownName: The record is not this quarantine id's, or its stream has no contract any more.
@@ -210,7 +214,8 @@ class Intake:
                 self._check_gap(envelope.time, stream.contract)
         except Violation as error:
             raise Violation(which=error.which, fix=error.fix.format(id=quarantine_id)) from None
-        event = stream.draft(envelope, envelope.time, fields, self._principal, None)
+        principal = self._principal if principal is None else principal
+        event = stream.draft(envelope, envelope.time, fields, principal, None)
         decision = self._quarantined.decide(quarantine_id, event, why, advance=advance)
         with self._journal.group():
             decided, entered = self._journal.append((decision, event))

@@ -82,15 +82,15 @@ class OwnerClient:
         with self._lock:
             try:
                 answer = self._ask(request)
-            except (OSError, msgspec.MsgspecError) as error:
+            except (OSError, msgspec.MsgspecError, OwnerDown) as error:
                 self._disconnect()
                 raise _down(self._path, error) from error
         return _checked(answer, kind)
 
     def _ask(self, request: Request) -> Answer:
         self._number += 1
-        connection = self._connected()
-        connection.sendall(wire.frame(self._number, request))
+        framed = wire.frame(self._number, request)
+        self._connected().sendall(framed)
         while True:
             number, answer = wire.answer_in(self._read(wire.length_of(self._read(wire.HEADER))))
             if number == self._number:
@@ -111,7 +111,8 @@ class OwnerClient:
             connection = socket.socket(socket.AF_UNIX)
             connection.settimeout(self._timeout)
             try:
-                connection.connect(str(self._path))
+                with wire.address_of(self._path) as address:
+                    connection.connect(address)
             except OSError:
                 connection.close()
                 raise
@@ -166,6 +167,7 @@ class AsyncOwnerClient:
             self._listening.cancel()
             with suppress(asyncio.CancelledError):
                 await self._listening
+        self._disconnect(ConnectionResetError("closed"))
 
     async def _expect(self, request: Request, kind: type[AnswerT], timeout: float) -> AnswerT:
         try:
@@ -176,14 +178,17 @@ class AsyncOwnerClient:
         return _checked(answer, kind)
 
     async def _ask(self, request: Request) -> Answer:
-        writer = await self._connected()
         self._number += 1
         number = self._number
+        framed = wire.frame(number, request)
+        writer = await self._connected()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            writer.write(wire.frame(number, request))
-            await writer.drain()
+            writer.write(framed)
+            # When the connection breaks, the answer says so.
+            with suppress(OSError):
+                await writer.drain()
             return await answer
         finally:
             self._waiting.pop(number, None)
@@ -191,7 +196,8 @@ class AsyncOwnerClient:
     async def _connected(self) -> asyncio.StreamWriter:
         async with self._connecting:
             if self._writer is None:
-                reader, self._writer = await asyncio.open_unix_connection(str(self._path))
+                with wire.address_of(self._path) as address:
+                    reader, self._writer = await asyncio.open_unix_connection(address)
                 self._listening = asyncio.create_task(self._listen(reader, self._writer))
             return self._writer
 
@@ -207,11 +213,17 @@ class AsyncOwnerClient:
         except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError, OwnerDown) as broken:
             error = broken if isinstance(broken, OSError) else error
         finally:
+            if writer is self._writer:
+                self._disconnect(error)
+
+    def _disconnect(self, error: Exception) -> None:
+        """Tell everybody whose request is under way."""
+        if self._writer is not None:
+            self._writer.close()
             self._writer = None
-            writer.close()
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(error)
 
 
 def _checked(answer: Answer, kind: type[AnswerT]) -> AnswerT:

@@ -7,9 +7,11 @@ write the server stops, since nothing may be acknowledged again.
 
 import asyncio
 import contextlib
+import socket
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import assert_never
 
@@ -18,7 +20,7 @@ import msgspec
 from journal import intake, wire
 from journal.asking import Asking
 from journal.body import Prediction, decode
-from journal.errors import DurabilityLost, OwnerDown, RivermillError, UnknownName, UpstreamError
+from journal.errors import Busy, DurabilityLost, OwnerDown, RivermillError, UnknownName, UpstreamError
 from journal.intake import Intake
 from journal.log import START
 from journal.quarantine import QUARANTINE_LIST
@@ -28,7 +30,6 @@ from journal.wire import (
     Answer,
     Append,
     Ask,
-    Busy,
     Done,
     Fate,
     Fates,
@@ -44,6 +45,7 @@ MOST_WAITING = 10_000
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 MOST_PER_GROUP = 2_000
 _OWNER_ONLY = 0o600
+_FAREWELL_SECONDS = 1.0
 
 
 class _Waiting:
@@ -84,6 +86,7 @@ class OwnerServer:
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._stopping = False
+        self._writers: set[asyncio.StreamWriter] = set()
         # One thread commits while this one reads what comes next.
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
@@ -93,9 +96,7 @@ class OwnerServer:
         Raises:
             DurabilityLost: A write failed, and nothing may be acknowledged again.
         """
-        self._path.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._converse, str(self._path))
-        self._path.chmod(_OWNER_ONLY)
+        server = await asyncio.start_unix_server(self._converse, sock=_bound(self._path))
         try:
             while not (self._stopping and not self._waiting):
                 await self._commit_waiting()
@@ -103,21 +104,40 @@ class OwnerServer:
             server.close()
             self._path.unlink(missing_ok=True)
             self._committer.shutdown()
+            await self._take_leave()
 
     def stop(self) -> None:
         """Let `serve` return after what has arrived."""
         self._stopping = True
         self._arrived.set()
 
+    async def _take_leave(self) -> None:
+        """Close the connections once their answers are out; whoever does not read them is cut off."""
+        writers = list(self._writers)
+        for writer in writers:
+            writer.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, OSError, msgspec.MsgspecError, OwnerDown):
             while True:
                 length = wire.length_of(await reader.readexactly(wire.HEADER))
                 number, request = wire.request_in(await reader.readexactly(length))
                 self._admit(_Waiting(number, request, length, writer))
+                # Whoever does not read his answers is not listened to.
+                await writer.drain()
+        self._writers.discard(writer)
         writer.close()
 
     def _admit(self, waiting: _Waiting) -> None:
+        if self._stopping:
+            _reply(waiting, wire.failed(OwnerDown(which="it is stopping", fix="Send it again once it is back")))
+            return
         if len(self._waiting) >= self._most or self._bytes + waiting.size > self._most_bytes:
             busy = Busy(which=f"{len(self._waiting)} requests wait already", fix="Send it again in a second")
             _reply(waiting, wire.failed(busy))
@@ -140,25 +160,32 @@ class OwnerServer:
         for waiting, answer in zip(batch, answers, strict=True):
             _reply(waiting, answer)
         if self._journal.failed:
-            raise DurabilityLost(which="the journal", fix="Check the disk, then start the owner again")
+            lost = DurabilityLost(which="the journal", fix="Check the disk, then start the owner again")
+            while self._waiting:
+                _reply(self._waiting.popleft(), wire.failed(lost))
+            raise lost
 
     def _carry_out(self, requests: Sequence[Request]) -> list[Answer]:
-        """Carry requests out, as one group where that is possible."""
+        """Carry requests out in order, as one group where that is possible: a release opens a group of its own."""
+        answers: list[Answer] = []
+        for is_release, some in groupby(requests, lambda request: isinstance(request, Release)):
+            if is_release:
+                answers += [self._release(request) for request in some if isinstance(request, Release)]
+            else:
+                answers += self._as_one(list(some))
+        return answers
+
+    def _as_one(self, requests: Sequence[Request]) -> list[Answer]:
         try:
-            return self._as_one(requests)
+            with self._journal.group():
+                return [self._answer(request) for request in requests]
         except DurabilityLost as error:
             return [wire.failed(error)] * len(requests)
         except Exception as error:  # whatever one request trips over must not cost the others their place
             if len(requests) == 1:
-                return [wire.failed(UpstreamError(which=f"{type(error).__name__}: {error}", fix="This is a defect"))]
+                return [_tripped(error)]
             middle = len(requests) // 2
-            return self._carry_out(requests[:middle]) + self._carry_out(requests[middle:])
-
-    def _as_one(self, requests: Sequence[Request]) -> list[Answer]:
-        if any(isinstance(request, Release) for request in requests):
-            return [self._release(r) if isinstance(r, Release) else self._as_one([r])[0] for r in requests]
-        with self._journal.group():
-            return [self._answer(request) for request in requests]
+            return self._as_one(requests[:middle]) + self._as_one(requests[middle:])
 
     def _answer(self, request: Request) -> Answer:
         match request:
@@ -176,7 +203,8 @@ class OwnerServer:
                     journal.incarnation, journal.end(), journal.clock, journal.tallies(), len(self._waiting)
                 )
             case Release():
-                return self._release(request)
+                message = "a release opens a group of its own"
+                raise AssertionError(message)
             case _:
                 assert_never(request)
 
@@ -211,13 +239,36 @@ class OwnerServer:
             if request.quarantine_id not in waiting:
                 raise UnknownName(which=f"quarantined event {request.quarantine_id!r}", fix=QUARANTINE_LIST)
             held = waiting[request.quarantine_id]
-            event = self._intake.release(request.quarantine_id, held, advance=request.advance, why=request.why)
-        except RivermillError as error:
-            return wire.failed(error)
+            event = self._intake.release(
+                request.quarantine_id, held, advance=request.advance, why=request.why, principal=request.principal
+            )
+        except Exception as error:  # as above
+            return _tripped(error)
         return Released(event.id, event.stream, event.offset)
+
+
+def _tripped(error: Exception) -> wire.Failed:
+    if isinstance(error, RivermillError):
+        return wire.failed(error)
+    return wire.failed(UpstreamError(which=f"{type(error).__name__}: {error}", fix="This is a defect"))
+
+
+def _bound(path: Path) -> socket.socket:
+    """A socket on which nobody else can ask: who may connect is settled before it listens."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    with wire.address_of(path) as address:
+        listener.bind(address)
+    path.chmod(_OWNER_ONLY)
+    return listener
 
 
 def _reply(waiting: _Waiting, answer: Answer) -> None:
     """Send an answer, unless whoever asked is gone."""
-    if not waiting.writer.is_closing():
-        waiting.writer.write(wire.frame(waiting.number, answer))
+    if waiting.writer.is_closing():
+        return
+    try:
+        framed = wire.frame(waiting.number, answer)
+    except RivermillError as error:
+        framed = wire.frame(waiting.number, wire.failed(error))
+    waiting.writer.write(framed)

@@ -21,12 +21,17 @@ QUARANTINE_LIST = "`rivermill journal quarantine list` shows the ids"
 class Quarantine:
     """Drafts quarantine records and the decisions that end them."""
 
-    def __init__(self, keys: KeyTable, principal: str) -> None:
+    def __init__(self, keys: KeyTable) -> None:
         self._keys = keys
-        self._principal = principal
 
     def hold(
-        self, stream: Stream, envelope: Envelope, raw: bytes, violation: Violation, cause: Cause | None
+        self,
+        stream: Stream,
+        envelope: Envelope,
+        raw: bytes,
+        violation: Violation,
+        cause: Cause | None,
+        principal: str,
     ) -> tuple[Draft, str]:
         """The record that keeps a violating event, and the reason in it.
 
@@ -36,6 +41,7 @@ class Quarantine:
             raw: All of it, as it came.
             violation: The rule and the fix, in which ``{id}`` stands for the quarantine id.
             cause: The event's place in its input, for the sink's mark.
+            principal: Who handed it in.
         """
         quarantine_id = self._id(stream, envelope, raw)
         reason = f"{violation.which}. {violation.fix.format(id=quarantine_id)}"
@@ -48,7 +54,7 @@ class Quarantine:
             source=envelope.source,
             schema=stream.contract.major,
             subject=None if person is None else person.id,
-            principal=self._principal,
+            principal=principal,
             trace=envelope.trace,
             cause=cause,
         )
@@ -87,7 +93,7 @@ class Quarantine:
         return str(fields["event"]).encode()
 
     def decide(self, quarantine_id: str, event: Draft, why: str, *, advance: bool) -> Draft:
-        """The decision that lets an event in."""
+        """The decision that lets an event in, made by whoever hands it in."""
         decision = body.Decision(
             sequence=0,
             action="release",
@@ -100,7 +106,7 @@ class Quarantine:
             stream="decisions",
             id=f"release-{quarantine_id}",
             body=body.encode(decision),
-            principal=self._principal,
+            principal=event.principal,
         )
 
 

@@ -110,7 +110,10 @@ class SqliteJournal:
         """See `journal.log.Journal.group`. Groups do not nest."""
         self._refuse_after_failure()
         if self._stamper.end - self._current.first + 1 >= self._limit:
-            self._rotate()
+            try:
+                self._rotate()
+            except (apsw.Error, OSError) as error:
+                raise self._lost(error) from error
         before = (dict(self._marks), dict(self._tallies), self._stamper.copy())
         self._open_group = True
         try:
@@ -143,13 +146,16 @@ class SqliteJournal:
             except apsw.Error:
                 self._failed = True
         if isinstance(error, apsw.Error):
-            self._failed = self._failed or not isinstance(error, apsw.FullError)
-            raise DurabilityLost(
-                which=f"{self._current.path.name} ({error})",
-                fix="Make room on the disk and try again"
-                if isinstance(error, apsw.FullError)
-                else "The owner stops here; check the disk, then start it again",
-            ) from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> DurabilityLost:
+        self._failed = self._failed or not isinstance(error, apsw.FullError)
+        return DurabilityLost(
+            which=f"{self._current.path.name} ({error})",
+            fix="The owner stops here; check the disk, then start it again"
+            if self._failed
+            else "Make room on the disk and try again",
+        )
 
     def _refuse_after_failure(self) -> None:
         if self._failed:

@@ -5,12 +5,16 @@ requests may be under way on one connection, and the answers carry their numbers
 durable.
 """
 
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
 from journal import errors
-from journal.errors import OwnerDown, RivermillError, UpstreamError
+from journal.errors import OwnerDown, Refused, RivermillError, UpstreamError
 from journal.record import Draft
 
 LARGEST_FRAME = 16 * 1024 * 1024
@@ -18,6 +22,9 @@ LARGEST_FRAME = 16 * 1024 * 1024
 
 _LENGTH = struct.Struct(">I")
 HEADER = _LENGTH.size
+
+_LONGEST_ADDRESS = 107
+"""Bytes of a Unix socket's path that Linux takes."""
 
 
 class Take(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -160,8 +167,10 @@ _decode_answer = msgspec.msgpack.Decoder(tuple[int, Answer]).decode
 
 
 def frame(number: int, message: Request | Answer) -> bytes:
-    """A message as it goes over the wire."""
+    """A message as it goes over the wire; raises `Refused` when it is longer than the other side would read."""
     content = _encode((number, message))
+    if len(content) > LARGEST_FRAME:
+        raise Refused(which=f"a message of {len(content)} bytes, more than {LARGEST_FRAME}", fix="Send less at a time")
     return _LENGTH.pack(len(content)) + content
 
 
@@ -175,12 +184,18 @@ def length_of(header: bytes) -> int:
 
 def request_in(content: bytes) -> tuple[int, Request]:
     """Read a request; raises `msgspec.MsgspecError`."""
-    return _decode_request(content)
+    try:
+        return _decode_request(content)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def answer_in(content: bytes) -> tuple[int, Answer]:
     """Read an answer; raises `msgspec.MsgspecError`."""
-    return _decode_answer(content)
+    try:
+        return _decode_answer(content)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def failed(error: RivermillError) -> Failed:
@@ -190,6 +205,19 @@ def failed(error: RivermillError) -> Failed:
 
 def error_of(answer: Failed) -> RivermillError:
     """The error that an answer carries."""
-    kind = Busy if answer.error == "Busy" else getattr(errors, answer.error, UpstreamError)
+    kind = getattr(errors, answer.error, UpstreamError)
     error: RivermillError = kind(which=answer.which, fix=answer.fix)
     return error
+
+
+@contextmanager
+def address_of(path: Path) -> Iterator[str]:
+    """A name to bind or connect a socket by, good while this is open, however long its path is."""
+    if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

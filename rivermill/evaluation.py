@@ -23,6 +23,8 @@ from registry.evidence import Scored, offline
 from registry.policy import Policy
 from rivermill.pipeline import Pipeline
 from serving.predictor import Predictor
+from serving.staging import measure
+from training.retrain import Probe
 
 _PAGE = 5_000
 
@@ -115,6 +117,15 @@ class Evaluation:
         records = self._journal.of_kind(Kind.VERSION, START, 1_000_000)
         bodies = [(record.offset, decode(record.body, Version)) for record in records]
         return {version.line: (offset, version) for offset, version in bodies}
+
+    def staged(self, line: str) -> dict[str, Any]:
+        """Parity and latency of a version in this process, on the predictions that its job kept as a probe."""
+        version = self.version(line)[1]
+        probe = msgspec.msgpack.decode(self._blobs.get(version.evidence["probe"]), type=Probe)
+        predictor = self._new_predictor()
+        predictor.follow(version)
+        predictions = predictions_at(self._journal, np.array(probe.predictions, dtype=np.int64))
+        return measure(predictor, columns_of(self._journal), predictions, probe.scores)
 
     def snapshots(self) -> Sequence[Record]:
         """Every snapshot's record, in order."""

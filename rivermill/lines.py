@@ -1,7 +1,8 @@
 """A pipeline's lines: what may answer, what does, and how that changes. Every face (CLI, API, demo) comes here.
 
 A change is planned from the control log and from evidence, explained or applied, and then echoed into the journal,
-where the folds obey it. A decision that could not be echoed holds all the same: whoever owns the journal next echoes it.
+where the folds obey it. A decision that could not be echoed holds all the same: whoever owns the journal next echoes
+it.
 """
 
 import time
@@ -137,6 +138,23 @@ class Lines:
             took = round((time.perf_counter() - begun) * 1_000, 3)
             self.control.put_evidence(self.pipeline.name, entry.subject, ROLLBACK, {"ms": took}, self.signer)
         return entry
+
+    def unstaged(self) -> Sequence[str]:
+        """Versions that could still be promoted and that serving has not measured yet."""
+        states = self._succession().states
+        open_to = [line for line in self.evaluation.versions() if str(states.get(line, "candidate")) == "candidate"]
+        known = {line: self.control.evidence_of(self.pipeline.name, line, self.signer) for line in open_to}
+        return [line for line in open_to if SERVING not in known[line]]
+
+    def stage(self, line: str) -> Facts:
+        """Let whoever serves measure a version, and keep that as evidence; raises UnknownName, Untrusted, Corrupt."""
+        facts = self.evaluation.staged(line)
+        self.control.put_evidence(self.pipeline.name, line, SERVING, facts, self.signer)
+        return facts
+
+    def is_staged(self, line: str) -> bool:
+        """Whether that has been done."""
+        return SERVING in self.control.evidence_of(self.pipeline.name, line, self.signer)
 
     def rollback_ms(self, line: str) -> float | None:
         """How long the last rollback to this line took, from the command until it answered; None if nobody measured."""

@@ -5,6 +5,7 @@ in the journal; evidence beside the champion's; the gate; a decision. Everything
 done twice changes nothing: whatever dies on the way, the same trigger is simply run again.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,6 +34,8 @@ from training.models_file import models_file
 from training.recipe import RetrainSpec, Where
 
 FAMILY = "batch"
+_STAGED_WITHIN = 30.0
+_LOOK_EVERY = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,7 @@ class Retrainer:
         write_spec(folder, self._spec(manifest, order))
         finished = run_job(folder, stopped=stopped)
         version = self._stage(order, manifest, finished)
+        self._staged(version.line, stopped)
         entry = self._decide(version, order) if order.promote else None
         return {
             "job": order.job,
@@ -108,6 +112,16 @@ class Retrainer:
             "line": version.line,
             "decision": None if entry is None else _decision(entry),
         }
+
+    def _staged(self, line: str, stopped: Callable[[], bool]) -> None:
+        """In lock-step measure the version here; live, wait for whoever serves. The gate says it if nobody did."""
+        if self.lines.lockstep:
+            if not self.lines.is_staged(line):
+                self.lines.stage(line)
+            return
+        until = time.monotonic() + _STAGED_WITHIN
+        while not (self.lines.is_staged(line) or stopped() or time.monotonic() > until):
+            time.sleep(_LOOK_EVERY)
 
     def _decide(self, version: Version, order: Order) -> Entry:
         facts = {"trigger": order.trigger, "job": order.job}

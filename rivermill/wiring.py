@@ -11,7 +11,7 @@ from features.history import History
 from features.online_table import OnlineTable
 from features.outbox import Outbox
 from features.processor import FeatureFold
-from features.reader import FeatureReader
+from features.reader import FeatureReader, Source
 from journal.blobs import DirectoryBlobs, write_durably
 from journal.body import Definition
 from journal.checkpoint import FoldFile
@@ -37,6 +37,7 @@ from rivermill.pipeline import Pipeline
 from rivermill.retraining import Retrainer
 from rivermill.settings import Home
 from serving.answer import AnswerFold
+from serving.answering import Answering
 from serving.champion import Champion
 from serving.predictor import Predictor
 from training.jobs import JobTable
@@ -57,7 +58,15 @@ HISTORY_ROWS_PER_FLUSH = 200_000
 FLAVORS = ("river", "batch")
 
 
-class FoldJournal(Protocol):
+class Pages(Protocol):
+    """What can be paged through."""
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.read`."""
+        ...
+
+
+class FoldJournal(Pages, Protocol):
     """What folds need of a journal: the owner's own, or one that another process owns."""
 
     @property
@@ -67,10 +76,6 @@ class FoldJournal(Protocol):
 
     def next_at(self) -> int:
         """See `journal.log.Journal.next_at`."""
-        ...
-
-    def read(self, partition: int, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.read`."""
         ...
 
     def end(self, partition: int = 0) -> int:
@@ -193,12 +198,19 @@ def _answer(
 ) -> AnswerFold:
     return AnswerFold(
         stream=pipeline.question.stream,
-        key=pipeline.question.key,
-        definition=definition,
-        reader=FeatureReader(pipeline.service, pipeline.question.request, table),
-        champion=champion_of(pipeline, home, read_one(journal)),
+        answering=answering_of(pipeline, definition, table, champion_of(pipeline, home, read_one(journal))),
         next_at=journal.next_at,
         is_answered=_is_answered(journal),
+    )
+
+
+def answering_of(pipeline: Pipeline, definition: Definition, source: Source, champion: Champion) -> Answering:
+    """What answers are made with."""
+    return Answering(
+        key=pipeline.question.key,
+        definition=definition,
+        reader=FeatureReader(pipeline.service, pipeline.question.request, source),
+        champion=champion,
         build=build_fingerprint(),
     )
 
@@ -239,7 +251,7 @@ def _is_answered(journal: FoldJournal) -> Callable[[Record], bool]:
     return is_answered
 
 
-def read_one(journal: FoldJournal) -> Callable[[int], Record]:
+def read_one(journal: Pages) -> Callable[[int], Record]:
     """Reads the record at an offset."""
 
     def read(offset: int) -> Record:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from features.reader import FeatureReader, Features, StaleFeatures
-from journal.body import Definition, Prediction, body_of, draft_of
+from journal.body import Prediction, body_of, draft_of
 from journal.checkpoint import FoldFile
 from journal.record import Draft, Kind, Record
-from serving.champion import FOLLOWED, Champion, ChampionState
+from serving.answering import Answering
+from serving.champion import FOLLOWED, ChampionState
 
 _SPACE = "serving"
 
@@ -30,30 +30,21 @@ class AnswerFold:
         self,
         *,
         stream: str,
-        key: str,
-        definition: Definition,
-        reader: FeatureReader,
-        champion: Champion,
+        answering: Answering,
         next_at: Callable[[], int],
         is_answered: Callable[[Record], bool],
-        build: str,
     ) -> None:
         """Wire the fold.
 
         Args:
             stream: Whose events are questions.
-            key: The question's field that its label will carry too.
-            definition: The columns that the reader gives.
-            reader: Where features come from.
-            champion: What computes the score.
+            answering: What answers are made with.
             next_at: The journal's ``at`` for the record that would come next: the prediction's own.
             is_answered: Whether the journal holds this question's prediction already.
-            build: Fingerprint of the code and libraries.
         """
-        self._stream, self._key, self._definition = stream, key, definition
-        self._reader, self.champion = reader, champion
+        self._stream, self.champion = stream, answering.champion
+        self._answering = answering
         self._next_at, self._is_answered = next_at, is_answered
-        self._build = build
         self.answers = 0
         self.degraded = 0
 
@@ -85,24 +76,8 @@ class AnswerFold:
         return ()
 
     def _answer(self, question: Record) -> Draft:
-        features, score, fell_back = self._score(question)
-        served = self.champion.served
-        body = Prediction(
-            key=str(question.data[self._key]),
-            question=question.offset,
-            service=self._definition.service,
-            values=features.values,
-            stamps=features.stamps,
-            score=score,
-            line=served.line,
-            model=self.champion.digest,
-            snapshot=served.snapshot,
-            control=served.control,
-            degraded=fell_back or features.degraded,
-            build=self._build,
-        )
         return draft_of(
-            body,
+            self._answering.answer(question.data, question.offset, self._next_at()),
             kind=Kind.PREDICTION,
             stream="predictions",
             # The source is in it, since two of them may use the same id.
@@ -111,15 +86,6 @@ class AnswerFold:
             principal=question.principal,
             trace=question.trace,
         )
-
-    def _score(self, question: Record) -> tuple[Features, float, bool]:
-        """What is known, the score, and whether a fallback gave it."""
-        try:
-            features = self._reader.read(question.data, self._next_at())
-        except StaleFeatures:
-            return self._reader.nothing(question.data), self.champion.prior, True
-        score = self.champion.predict_one(self._definition.columns, features.values)
-        return features, score, not self.champion.is_ready
 
     def _count(self, prediction: Prediction) -> None:
         self.answers += 1

@@ -1,6 +1,7 @@
 """The line that answers. It follows the records that may change it, in their order, and nothing else.
 
 - A decision names the line: bootstrap, promote, roll_back. One that we did not sign names nothing.
+- Decisions act in their order: one that comes behind a later one is history.
 - A published snapshot moves its line, whether or not the line answers now.
 - A version is what a decision may name. Its model is loaded when it is first named.
 - The line that answered before stays warm: to go back to it is to pick up another object.
@@ -114,45 +115,49 @@ class Champion:
                     self._move(snapshot.line, record.offset, snapshot)
             case Kind.VERSION:
                 version = decode(record.body, Version)
-                self._place(version.line, record.offset)
+                self._move(version.line, record.offset, version)
             case Kind.DECISION:
                 decision = decode(record.body, Decision)
                 if decision.action in NAMING:
                     self._obey(decision)
 
     def restore(self, state: ChampionState) -> None:
-        """Answer again as at a checkpoint."""
-        self.state = state
-        self._warm = {line: self._loaded(line) for line in (state.previous, state.served.line) if line}
+        """Answer again as at a checkpoint; on any error, as before.
+
+        Raises:
+            Untrusted, Corrupt, UnknownName: A model is not what we signed, or its blob is damaged or lost.
+        """
+        warm = {line: self._loaded(line, state.places) for line in (state.previous, state.served.line) if line}
+        self.state, self._warm = state, warm
         self._answering = self._warm.get(state.served.line, self._nobody)
 
-    def _move(self, line: str, offset: int, published: Snapshot) -> None:
+    def _move(self, line: str, offset: int, published: Snapshot | Version) -> None:
         warm = self._warm.get(line)
         if warm is not None:
             warm.follow(published)
-        self._place(line, offset)
-        if line == self.served.line:
-            served = msgspec.structs.replace(self.served, snapshot=offset)
-            self.state = msgspec.structs.replace(self.state, served=served)
-
-    def _place(self, line: str, offset: int) -> None:
-        self.state = msgspec.structs.replace(self.state, places={**self.state.places, line: offset})
+        served = self.served
+        if line == served.line:
+            served = msgspec.structs.replace(served, snapshot=offset)
+        places = {**self.state.places, line: offset}
+        self.state = msgspec.structs.replace(self.state, served=served, places=places)
 
     def _obey(self, decision: Decision) -> None:
         self._verifier.verify(decision.signature, *signed_parts(self._pipeline, decision))
+        if decision.sequence <= self.served.control:
+            return
         line, before = decision.subject, self.served.line
         if decision.action != "bootstrap" and line not in self.state.places:
             raise UnknownName(which=f"line {line!r}", fix="Its version or first snapshot must come before the decision")
-        named = self._warm.get(line) or self._loaded(line)
+        named = self._warm.get(line) or self._loaded(line, self.state.places)
         served = Served(line=line, snapshot=self.state.places.get(line, START), control=decision.sequence)
         previous = before if before != line else self.state.previous
         self.state = msgspec.structs.replace(self.state, served=served, previous=previous)
         self._warm = {name: self._warm[name] for name in (previous,) if name in self._warm} | {line: named}
         self._answering = named
 
-    def _loaded(self, line: str) -> Predictor:
+    def _loaded(self, line: str, places: dict[str, int]) -> Predictor:
         predictor = self._new_predictor()
-        place = self.state.places.get(line, START)
+        place = places.get(line, START)
         if place != START:
             record = self._read_record(place)
             kind: type[Version | Snapshot] = Version if record.kind is Kind.VERSION else Snapshot

@@ -22,6 +22,7 @@ from registry.flavors import river
 from registry.flavors.river import load
 from registry.signing import Signer
 from serving.answer import AnswerFold
+from serving.answering import Answering
 from serving.champion import Champion
 
 PRIOR = 0.25
@@ -44,16 +45,18 @@ class Desk:
         self.answered: set[int] = set()
         self.fold = AnswerFold(
             stream="questions",
-            key="key",
-            definition=self.definition,
-            reader=FeatureReader(service, ["q"], self),
-            champion=Champion(
-                pipeline="t", flavor_of=lambda _: river, blobs=self.blobs, verifier=self.signer, prior=PRIOR,
-                read_record=lambda offset: self.journal.read(0, offset - 1, 1)[0],
+            answering=Answering(
+                key="key",
+                definition=self.definition,
+                reader=FeatureReader(service, ["q"], self),
+                champion=Champion(
+                    pipeline="t", flavor_of=lambda _: river, blobs=self.blobs, verifier=self.signer, prior=PRIOR,
+                    read_record=lambda offset: self.journal.read(0, offset - 1, 1)[0],
+                ),
+                build="b",
             ),
             next_at=self.journal.next_at,
             is_answered=lambda question: question.offset in self.answered,
-            build="b",
         )
 
     def get_many(self, wanted: Sequence[tuple[str, bytes]]) -> list[Row | None]:

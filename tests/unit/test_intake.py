@@ -429,13 +429,38 @@ def test_a_second_release_changes_nothing(intake: Intake, relaxed: Intake, journ
     assert journal.end() == end
 
 
-def test_decisions_are_numbered_on(intake: Intake, relaxed: Intake, journal: MemoryJournal) -> None:
+def test_releases_have_no_place_in_the_control_log(intake: Intake, relaxed: Intake, journal: MemoryJournal) -> None:
     for name in ("a", "b"):
         held = quarantined(intake.take(wire(FLIGHT | {"flight": 0}, id=name)))
         assert held.record is not None
         relaxed.release(held.id, held.record, advance=False, why="both")
     decisions = journal.of_kind(Kind.DECISION, START, 9)
-    assert [body.decode(record.body, body.Decision).sequence for record in decisions] == [0, 1]
+    assert [body.decode(record.body, body.Decision).sequence for record in decisions] == [0, 0]
+
+
+def test_whoever_hands_an_event_in_is_named(intake: Intake, relaxed: Intake, journal: MemoryJournal) -> None:
+    accepted(intake.take(wire(id="a")))
+    accepted(intake.take(wire(id="b"), principal="anna"))
+    accepted(intake.take(wire(id="c"), principal=""))
+    intake.take(wire(FLIGHT | {"flight": 0}, id="d"))
+    held = quarantined(intake.take(wire(FLIGHT | {"flight": 0}, id="e"), principal="ben"))
+    assert held.record is not None
+    relaxed.release(held.id, held.record, advance=False, why="flight 0 exists", principal="carla")
+    principals = [(record.kind, record.principal) for record in journal.read(0, START, 9)]
+    assert principals == [
+        (Kind.SOURCE, "gate-7"),
+        (Kind.SOURCE, "anna"),
+        (Kind.SOURCE, ""),
+        (Kind.QUARANTINE, "gate-7"),
+        (Kind.QUARANTINE, "ben"),
+        (Kind.DECISION, "carla"),
+        (Kind.SOURCE, "carla"),
+    ]
+
+
+def test_the_principal_is_no_part_of_an_event(intake: Intake) -> None:
+    record = accepted(intake.take(wire(), principal="anna"))
+    assert intake.take(wire(), principal="ben") == Repeated(record.offset)
 
 
 def test_an_id_that_a_corrected_event_took_is_not_released(

@@ -1,0 +1,221 @@
+"""The hot routes: events, labels and predict, as bare routes without validation layers between bytes and structs."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from journal.contract import Contract
+from journal.envelope import read_envelope
+from journal.errors import CallerError, Malformed, UnknownName
+from journal.owner_client import AsyncOwnerClient
+from journal.stream import Stream
+from journal.wire import AcceptedFate, ConflictedFate, Fate, QuarantinedFate, RefusedFate, RepeatedFate
+from rivermill.access import Principal
+from serving.live import Ack, LiveService, Question, event_of
+
+LARGEST_BODY = 10 * 1024 * 1024
+MOST_EVENTS = 10_000
+MOST_QUESTIONS = 1_000
+OWNER_SECONDS = 5.0
+DEFAULT_SOURCE = "http"
+
+_JSON = "application/json"
+_ACCEPTED, _OK, _CONFLICT, _UNPROCESSABLE, _BAD, _TOO_LARGE = 202, 200, 409, 422, 400, 413
+
+
+class TooLarge(CallerError):
+    """This request is too large."""
+
+    status = 413
+
+
+class UnknownEncoding(CallerError):
+    """The body's encoding is not taken."""
+
+    status = 415
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineService:
+    """One pipeline as the API sees it.
+
+    Attributes:
+        name: Its name.
+        live: Answers its questions.
+        owner: Its journal's owner.
+        question: Reads questions by their contract.
+        label: The contract of the outcomes.
+    """
+
+    name: str
+    live: LiveService
+    owner: AsyncOwnerClient
+    question: Stream
+    label: Contract
+
+
+class _AskOne(msgspec.Struct):
+    """A question: an id, and the data of its contract."""
+
+    id: str
+    data: msgspec.Raw
+    source: str = DEFAULT_SOURCE
+
+
+class _AskMany(msgspec.Struct):
+    """Several questions."""
+
+    questions: list[msgspec.Raw]
+
+
+_read_many = msgspec.json.Decoder(_AskMany).decode
+_read_one = msgspec.json.Decoder(_AskOne).decode
+_read_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+async def read_body(request: Request) -> bytes:
+    """The request's body; raises `TooLarge`, `UnknownEncoding`."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UnknownEncoding(which=request.headers["content-encoding"][:40], fix="Send it as it is")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            raise TooLarge(which=f"more than {LARGEST_BODY} bytes", fix="Send less at a time")
+    return bytes(body)
+
+
+async def take_events(service: PipelineService, request: Request, principal: Principal) -> Response:
+    """POST /v1/{pipeline}/events: one CloudEvent, or several."""
+    return await _take(service, request, principal, lambda _: None)
+
+
+async def take_labels(service: PipelineService, request: Request, principal: Principal) -> Response:
+    """POST /v1/{pipeline}/labels: the same for outcomes alone."""
+
+    def require_label(event: bytes) -> None:
+        found = read_envelope(event).type
+        if found != service.label.stream:
+            raise Malformed(which=f"type {found[:64]!r} is no outcome", fix=f"Send type {service.label.stream!r}")
+
+    return await _take(service, request, principal, require_label)
+
+
+async def _take(
+    service: PipelineService, request: Request, principal: Principal, check: Callable[[bytes], None]
+) -> Response:
+    body = await read_body(request)
+    events = _events_in(body)
+    for event in events or (body,):
+        check(event)
+    fates = await service.owner.take(events or [body], principal.name, OWNER_SECONDS)
+    if events is None:
+        return _json(fates[0], _status_of(fates[0]))
+    return _json({"fates": fates}, _OK)
+
+
+def _events_in(body: bytes) -> list[bytes] | None:
+    """The events of a batch; None when the body is one event, or nothing that can be told apart here."""
+    if body.lstrip()[:1] != b"[":
+        return None
+    try:
+        events = [bytes(raw) for raw in _read_events(body)]
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Malformed(which="The batch is not a JSON array", fix="Send an array of CloudEvents") from error
+    if len(events) > MOST_EVENTS:
+        raise TooLarge(which=f"{len(events)} events, more than {MOST_EVENTS}", fix="Send less at a time")
+    return events
+
+
+def _status_of(fate: Fate) -> int:
+    match fate:
+        case AcceptedFate():
+            return _ACCEPTED
+        case RepeatedFate():
+            return _OK
+        case ConflictedFate():
+            return _CONFLICT
+        case QuarantinedFate():
+            return _UNPROCESSABLE
+        case RefusedFate():
+            return _TOO_LARGE if fate.bucket == "too_large" else _BAD
+
+
+async def predict(service: PipelineService, request: Request, principal: Principal) -> Response:
+    """POST /v1/{pipeline}/predict: one question, or several."""
+    body, ack = await read_body(request), _ack(request)
+    many = _questions_in(body)
+    if many is None:
+        return _json(await service.live.ask(_question(service, body, principal), ack), _OK)
+    answers = await asyncio.gather(*(_answered(service, raw, principal, ack) for raw in many))
+    return _json({"answers": answers}, _OK)
+
+
+async def _answered(service: PipelineService, raw: bytes, principal: Principal, ack: Ack) -> dict[str, Any]:
+    """One of several: what is wrong with it does not cost the others their answers."""
+    try:
+        return await service.live.ask(_question(service, raw, principal), ack)
+    except CallerError as error:
+        return {"error": {"status": error.status, "detail": error.which, "fix": error.fix}}
+
+
+def _questions_in(body: bytes) -> Sequence[bytes] | None:
+    try:
+        questions = [bytes(raw) for raw in _read_many(body).questions]
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    if len(questions) > MOST_QUESTIONS:
+        raise TooLarge(which=f"{len(questions)} questions, more than {MOST_QUESTIONS}", fix="Send less at a time")
+    return questions
+
+
+def _question(service: PipelineService, raw: bytes, principal: Principal) -> Question:
+    try:
+        asked = _read_one(raw)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        fix = 'Send {"id": "...", "data": {...}}'
+        raise Malformed(which=f"The question cannot be read ({str(error)[:200]})", fix=fix) from error
+    event = event_of(asked.id, asked.source, service.question.contract.stream, service.live.now, bytes(asked.data))
+    envelope = read_envelope(event)
+    fields = service.question.read(envelope, event)
+    # The draft's body is what a record would hold: pseudonyms instead of personal keys.
+    stored = service.question.draft(envelope, 0, fields, principal.name, None).body
+    return Question(
+        id=asked.id, source=asked.source, fields=orjson.loads(stored), event=event, principal=principal.name
+    )
+
+
+def _ack(request: Request) -> Ack:
+    given = request.query_params.get("ack", "durable")
+    if given not in ("durable", "enqueued"):
+        raise Malformed(which=f"ack={given[:40]!r}", fix="It is durable or enqueued")
+    ack: Literal["durable", "enqueued"] = "durable" if given == "durable" else "enqueued"
+    return ack
+
+
+def _json(value: object, status: int) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type=_JSON)
+
+
+Hot = Callable[[PipelineService, Request, Principal], Awaitable[Response]]
+
+HOT: dict[str, tuple[str, Hot]] = {
+    "events": ("/v1/{pipeline}/events", take_events),
+    "labels": ("/v1/{pipeline}/labels", take_labels),
+    "predict": ("/v1/{pipeline}/predict", predict),
+}
+"""Route name to path and endpoint; all of them are POST."""
+
+
+def service_of(services: dict[str, PipelineService], request: Request) -> PipelineService:
+    """The pipeline that a request names; raises UnknownName."""
+    name = request.path_params["pipeline"]
+    if name not in services:
+        raise UnknownName(which=f"pipeline {name[:64]!r}; there are: {', '.join(sorted(services))}", fix="Name one")
+    return services[name]

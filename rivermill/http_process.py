@@ -1,0 +1,124 @@
+"""The HTTP process: serves the API on loopback, follows every pipeline's journal, and measures staged versions."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from features.online_table import OnlineReader
+from journal.errors import RivermillError
+from journal.owner_client import AsyncOwnerClient
+from journal.privacy import KeyTable
+from journal.sqlite_reader import SqliteReader
+from journal.stream import Stream
+from rivermill.access import KeyRing
+from rivermill.api import make_app
+from rivermill.api_hot import PipelineService
+from rivermill.desk import Desk, JobDesk
+from rivermill.genesis import definition_of
+from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.settings import Home
+from rivermill.wiring import answering_of, champion_of, live_lines, read_one
+from serving.live import LiveService
+
+_FOLLOW_EVERY = 0.02
+_STAGE_EVERY = 0.5
+
+_log = logging.getLogger("rivermill.http")
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """One pipeline with its home and service."""
+
+    pipeline: Pipeline
+    home: Home
+    service: PipelineService
+
+
+def main(root: Path, port: int, folders: Sequence[Path]) -> None:
+    """Serve until SIGTERM."""
+    posts = [_open(root, load_pipeline(folder)) for folder in folders]
+    homes = {post.pipeline.name: post.home for post in posts}
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(task) for post in posts for task in _chores(post)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    app = make_app(
+        {post.pipeline.name: post.service for post in posts},
+        KeyRing.open(root / "access"),
+        Desk({post.pipeline.name: (post.pipeline, post.home) for post in posts}),
+        JobDesk(homes),
+        lifespan,
+    )
+    uvicorn.run(
+        app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", log_level="warning", access_log=False
+    )
+
+
+def _open(root: Path, pipeline: Pipeline) -> _Post:
+    home = Home(root, pipeline.name)
+    journal = SqliteReader(home.journal)
+    champion = champion_of(pipeline, home, read_one(journal))
+    answering = answering_of(pipeline, definition_of(pipeline), OnlineReader(home.fold("features")), champion)
+    owner = AsyncOwnerClient(home.socket)
+    live = LiveService(answering, journal, owner)
+    live.follow()
+    contracts, keys = pipeline.contracts, KeyTable(home.keys / "subjects.sqlite")
+    service = PipelineService(
+        name=pipeline.name,
+        live=live,
+        owner=owner,
+        question=Stream(contracts[pipeline.question.stream], keys),
+        label=contracts[pipeline.label.stream],
+    )
+    return _Post(pipeline, home, service)
+
+
+def _chores(post: _Post) -> Sequence[Coroutine[None, None, None]]:
+    return (_follow(post), post.service.live.record_enqueued(), _stage(post))
+
+
+async def _follow(post: _Post) -> None:
+    """Keep up with what may change the champion."""
+    while True:
+        post.service.live.follow()
+        await asyncio.sleep(_FOLLOW_EVERY)
+
+
+async def _stage(post: _Post) -> None:
+    """Measure versions that nobody has measured yet, beside the requests and not between them."""
+    while True:
+        with contextlib.suppress(RivermillError):
+            await asyncio.to_thread(_stage_new, post)
+        await asyncio.sleep(_STAGE_EVERY)
+
+
+def _stage_new(post: _Post) -> None:
+    with contextlib.closing(SqliteReader(post.home.journal)) as journal:
+        lines = live_lines(post.pipeline, post.home, journal, lambda _: None)
+        for line in lines.unstaged():
+            lines.stage(line)
+            _log.info("version %s is staged", line, extra={"action": "version_staged"})
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), int(sys.argv[2]), [Path(folder) for folder in sys.argv[4:]])
+    except RivermillError as error:
+        sys.stderr.write(f"rivermill: {error}\n")
+        sys.exit(error.exit_code)

@@ -1,0 +1,244 @@
+"""Questions that come over HTTP: answered from memory first, recorded right after, and answered all the same if not.
+
+- What answers follows the journal: snapshots, versions and decisions' echoes, in their order.
+- ``durable`` (the default): the answer waits for its record, up to a deadline. ``enqueued``: it goes out at once.
+- With the journal's owner dead, full or slow, the answer goes out with the receipt ``none``: it names no position, and
+  it will never join an outcome. Answered = recorded + repeated + unrecorded + pending, at any moment.
+- A question that was recorded before gets the answer that was recorded then.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from journal.body import Prediction, decode
+from journal.clock import format_time
+from journal.errors import CallerError, RivermillError, UpstreamError
+from journal.log import START
+from journal.record import Kind, Record
+from journal.wire import Asked, AskedBefore
+from serving.answering import Answering
+from serving.champion import FOLLOWED
+
+Ack = Literal["durable", "enqueued"]
+
+DEADLINE = 0.25
+"""Seconds that an answer waits for its record."""
+
+MOST_QUEUED = 2_000
+_PAGE = 1_000
+
+
+class Followed(Protocol):
+    """A journal that another process owns."""
+
+    @property
+    def incarnation(self) -> str:
+        """Its life."""
+        ...
+
+    @property
+    def clock(self) -> int:
+        """Its clock, in microseconds."""
+        ...
+
+    @property
+    def last_at(self) -> int:
+        """The ``at`` of its last record."""
+        ...
+
+    def refresh(self) -> None:
+        """Take up segments that were begun since."""
+        ...
+
+    def end(self, partition: int = 0) -> int:
+        """Its last offset."""
+        ...
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.of_kind`."""
+        ...
+
+
+class Recorder(Protocol):
+    """The journal's owner, as far as questions go."""
+
+    async def ask(self, question: bytes, prediction: Prediction, principal: str, timeout: float) -> Asked | AskedBefore:
+        """See `journal.owner_client.AsyncOwnerClient.ask`."""
+        ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of the answers given so far."""
+
+    answered: int = 0
+    recorded: int = 0
+    repeated: int = 0
+    unrecorded: int = 0
+    pending: int = 0
+    degraded: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question whose data holds.
+
+    Attributes:
+        id: The caller's.
+        source: Who gives ids: two sources may use the same.
+        fields: Every field of its contract, as a record would hold them.
+        event: All of it as a CloudEvent in JSON, for the journal.
+        principal: Who asks.
+    """
+
+    id: str
+    source: str
+    fields: Mapping[str, Any]
+    event: bytes
+    principal: str
+
+
+class LiveService:
+    """Answers one pipeline's questions."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        journal: Followed,
+        recorder: Recorder,
+        *,
+        deadline: float = DEADLINE,
+        most_queued: int = MOST_QUEUED,
+    ) -> None:
+        """Prepare to answer.
+
+        Args:
+            answering: What answers are made with.
+            journal: Where what answers is followed.
+            recorder: Where questions and answers are recorded.
+            deadline: Seconds that an answer waits for its record.
+            most_queued: Enqueued answers that may wait; further ones are not recorded.
+        """
+        self._answering, self._journal, self._recorder = answering, journal, recorder
+        self._deadline = deadline
+        self._queue: asyncio.Queue[tuple[Question, Prediction]] = asyncio.Queue(most_queued)
+        self._seen = START
+        self.counters = Counters()
+        self.trouble = ""
+        self.now = 0
+
+    @property
+    def answering(self) -> Answering:
+        """What answers are made with."""
+        return self._answering
+
+    @property
+    def now_text(self) -> str:
+        """The journal's now, in RFC 3339."""
+        return format_time(self.now)
+
+    def follow(self) -> None:
+        """Take up what was decided and published since the last time; cheap when nothing was.
+
+        An error leaves what answered before, and is kept as `trouble` until the next record that can be followed.
+        """
+        self._journal.refresh()
+        self.now = max(self._journal.last_at + 1, self._journal.clock)
+        end = self._journal.end()
+        if end == self._seen:
+            return
+        for record in self._between(self._seen, end):
+            try:
+                self._answering.champion.observe(record)
+                self.trouble = ""
+            except RivermillError as error:
+                self.trouble = str(error)
+        self._seen = end
+
+    def _between(self, after: int, end: int) -> list[Record]:
+        found = []
+        for kind in FOLLOWED:
+            last = after
+            while page := self._journal.of_kind(kind, last, _PAGE):
+                found += [record for record in page if record.offset <= end]
+                last = page[-1].offset
+        return sorted(found, key=lambda record: record.offset)
+
+    async def ask(self, question: Question, ack: Ack) -> dict[str, Any]:
+        """Answer a question.
+
+        Returns:
+            The answer as JSON: id, probability, line, model, snapshot, control, degraded, now, receipt.
+
+        Raises:
+            CallerError: The question breaks its contract after all, or its id is another question's.
+        """
+        prediction = self._answering.answer(question.fields, START, self.now)
+        if ack == "enqueued":
+            return self._enqueue(question, prediction)
+        try:
+            outcome = await self._recorder.ask(question.event, prediction, question.principal, self._deadline)
+        except UpstreamError:
+            self._count(prediction, "unrecorded")
+            return self._shown(question, prediction, "none")
+        return self._received(question, prediction, outcome)
+
+    def _received(self, question: Question, prediction: Prediction, outcome: Asked | AskedBefore) -> dict[str, Any]:
+        if isinstance(outcome, AskedBefore):
+            recorded = decode(outcome.prediction, Prediction)
+            self._count(recorded, "repeated")
+            return self._shown(question, recorded, self._receipt(recorded.question, outcome.offset))
+        self._count(prediction, "recorded")
+        return self._shown(question, prediction, self._receipt(outcome.question, outcome.prediction))
+
+    def _enqueue(self, question: Question, prediction: Prediction) -> dict[str, Any]:
+        try:
+            self._queue.put_nowait((question, prediction))
+        except asyncio.QueueFull:
+            self._count(prediction, "unrecorded")
+            return self._shown(question, prediction, "none")
+        self._count(prediction, "pending")
+        return self._shown(question, prediction, "pending")
+
+    async def record_enqueued(self) -> None:
+        """Record what was enqueued, for as long as this task lives."""
+        while True:
+            question, prediction = await self._queue.get()
+            fate = "unrecorded"
+            with contextlib.suppress(UpstreamError, CallerError):
+                outcome = await self._recorder.ask(question.event, prediction, question.principal, self._deadline)
+                fate = "recorded" if isinstance(outcome, Asked) else "repeated"
+            self.counters.pending -= 1
+            setattr(self.counters, fate, getattr(self.counters, fate) + 1)
+
+    def _count(self, prediction: Prediction, fate: str) -> None:
+        self.counters.answered += 1
+        self.counters.degraded += prediction.degraded
+        setattr(self.counters, fate, getattr(self.counters, fate) + 1)
+
+    def _receipt(self, question: int, prediction: int) -> dict[str, Any]:
+        return {"incarnation": self._journal.incarnation, "question": question, "prediction": prediction}
+
+    def _shown(self, question: Question, prediction: Prediction, receipt: dict[str, Any] | str) -> dict[str, Any]:
+        return {
+            "id": question.id,
+            "probability": prediction.score,
+            "line": prediction.line,
+            "model": prediction.model,
+            "snapshot": prediction.snapshot,
+            "control": prediction.control,
+            "degraded": prediction.degraded,
+            "now": format_time(self.now),
+            "receipt": receipt,
+        }
+
+
+def event_of(id: str, source: str, stream: str, now: int, data: bytes) -> bytes:
+    """A question as the CloudEvent that the journal's owner takes."""
+    envelope = {"specversion": "1.0", "id": id, "source": source, "type": stream, "time": format_time(max(now, 1))}
+    return orjson.dumps({**envelope, "data": orjson.Fragment(data)})
