@@ -267,7 +267,7 @@ def missing_echoes(control: ControlLog, pipeline: str, journal: Echoed) -> list[
     for sequence, signature in echoed.items():
         if sequence not in entries or entries[sequence].signature != signature:
             raise Corrupt(
-                which=f"the journal has echoed a decision {sequence} of {pipeline!r} that the control log does not hold",
+                which=f"the journal echoed a decision {sequence} of {pipeline!r} that the control log does not hold",
                 fix=_RESTORE,
             )
     return [entry for sequence, entry in entries.items() if sequence not in echoed]

@@ -5,6 +5,7 @@ send it again, since ids and sinks' marks make a repeat harmless.
 """
 
 import asyncio
+import select
 import socket
 import threading
 from collections.abc import Sequence
@@ -61,6 +62,11 @@ class OwnerClient:
         """Hand events in; raises `OwnerDown`, `Busy`, `DurabilityLost`."""
         return self._expect(Take(list(events), principal), Fates).fates
 
+    def ask(self, question: bytes, prediction: Prediction, principal: str) -> Asked | AskedBefore:
+        """Record a question with its answer; see `AsyncOwnerClient.ask`."""
+        request = Ask(question, encode(prediction), principal)
+        return self._expect(request, (Asked, AskedBefore))  # type: ignore[arg-type]
+
     def append(self, batches: Sequence[tuple[str, Sequence[Draft]]]) -> int:
         """Append drafts by sink (empty for none); return the journal's end. Raises as `take`."""
         return self._expect(Append([Batch(sink, list(drafts)) for sink, drafts in batches]), Done).end
@@ -107,6 +113,8 @@ class OwnerClient:
         return bytes(parts)
 
     def _connected(self) -> socket.socket:
+        if self._socket is not None and _is_closed(self._socket):
+            self._disconnect()
         if self._socket is None:
             connection = socket.socket(socket.AF_UNIX)
             connection.settimeout(self._timeout)
@@ -226,6 +234,13 @@ class AsyncOwnerClient:
                 waiting.set_exception(error)
 
 
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the owner has let go of a connection on which nothing is under way."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _checked(answer: Answer, kind: type[AnswerT]) -> AnswerT:
     if isinstance(answer, Failed):
         raise wire.error_of(answer)
@@ -234,4 +249,5 @@ def _checked(answer: Answer, kind: type[AnswerT]) -> AnswerT:
 
 
 def _down(path: Path, error: BaseException) -> OwnerDown:
-    return OwnerDown(which=f"{path.parent.name} ({str(error) or type(error).__name__})", fix=_FIX)
+    why = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    return OwnerDown(which=f"{path.parent.name} ({why})", fix=_FIX)

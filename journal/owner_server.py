@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import msgspec
 
@@ -22,10 +22,9 @@ from journal.asking import Asking
 from journal.body import Prediction, decode
 from journal.errors import Busy, DurabilityLost, OwnerDown, RivermillError, UnknownName, UpstreamError
 from journal.intake import Intake
-from journal.log import START
+from journal.log import START, Journal
 from journal.quarantine import QUARANTINE_LIST
-from journal.record import Kind
-from journal.sqlite_log import SqliteJournal
+from journal.record import Cause, Kind
 from journal.wire import (
     Answer,
     Append,
@@ -44,8 +43,24 @@ from journal.wire import (
 MOST_WAITING = 10_000
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 MOST_PER_GROUP = 2_000
+MOST_BYTES_PER_GROUP = 4 * 1024 * 1024
+"""What comes behind waits for the next group, so that nobody waits long for what others send."""
+
 _OWNER_ONLY = 0o600
 _FAREWELL_SECONDS = 1.0
+
+
+class OwnedJournal(Journal, Protocol):
+    """A journal that its owner may lose: after a failed write nothing is acknowledged again."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether that has happened."""
+        ...
+
+    def marks(self) -> dict[str, Cause]:
+        """Every sink's mark."""
+        ...
 
 
 class _Waiting:
@@ -62,7 +77,7 @@ class OwnerServer:
 
     def __init__(
         self,
-        journal: SqliteJournal,
+        journal: OwnedJournal,
         intake: Intake,
         asking: Asking,
         path: Path,
@@ -86,6 +101,8 @@ class OwnerServer:
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._stopping = False
+        self.is_serving = False
+        """Whether the socket listens."""
         self._writers: set[asyncio.StreamWriter] = set()
         # One thread commits while this one reads what comes next.
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -97,10 +114,12 @@ class OwnerServer:
             DurabilityLost: A write failed, and nothing may be acknowledged again.
         """
         server = await asyncio.start_unix_server(self._converse, sock=_bound(self._path))
+        self.is_serving = True
         try:
             while not (self._stopping and not self._waiting):
                 await self._commit_waiting()
         finally:
+            self.is_serving = False
             server.close()
             self._path.unlink(missing_ok=True)
             self._committer.shutdown()
@@ -151,8 +170,7 @@ class OwnerServer:
         self._arrived.clear()
         if not self._waiting:
             return
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_PER_GROUP))]
-        self._bytes -= sum(waiting.size for waiting in batch)
+        batch = self._next_group()
         if self._waiting:
             self._arrived.set()
         loop = asyncio.get_running_loop()
@@ -165,6 +183,16 @@ class OwnerServer:
                 _reply(self._waiting.popleft(), wire.failed(lost))
             raise lost
 
+    def _next_group(self) -> list[_Waiting]:
+        """The requests that have waited longest; at least one, however large."""
+        batch = [self._waiting.popleft()]
+        size = batch[0].size
+        while self._waiting and len(batch) < MOST_PER_GROUP and size < MOST_BYTES_PER_GROUP:
+            batch.append(self._waiting.popleft())
+            size += batch[-1].size
+        self._bytes -= sum(waiting.size for waiting in batch)
+        return batch
+
     def _carry_out(self, requests: Sequence[Request]) -> list[Answer]:
         """Carry requests out in order, as one group where that is possible: a release opens a group of its own."""
         answers: list[Answer] = []
@@ -176,6 +204,8 @@ class OwnerServer:
         return answers
 
     def _as_one(self, requests: Sequence[Request]) -> list[Answer]:
+        if all(isinstance(request, State) for request in requests):
+            return [self._state()] * len(requests)
         try:
             with self._journal.group():
                 return [self._answer(request) for request in requests]
@@ -198,15 +228,23 @@ class OwnerServer:
                     self._journal.append(batch.drafts, sink=batch.sink)
                 return Done(self._journal.end())
             case State():
-                journal = self._journal
-                return OwnerState(
-                    journal.incarnation, journal.end(), journal.clock, journal.tallies(), len(self._waiting)
-                )
+                return self._state()
             case Release():
                 message = "a release opens a group of its own"
                 raise AssertionError(message)
             case _:
                 assert_never(request)
+
+    def _state(self) -> OwnerState:
+        journal = self._journal
+        return OwnerState(
+            journal.incarnation,
+            journal.end(),
+            journal.clock,
+            journal.tallies(),
+            len(self._waiting),
+            journal.marks(),
+        )
 
     def _fate(self, event: bytes, principal: str) -> Fate:
         taken = self._intake.take(event, principal=principal)

@@ -206,6 +206,10 @@ class SqliteJournal:
         """The sink's mark."""
         return self._marks.get(sink)
 
+    def marks(self) -> dict[str, Cause]:
+        """Every sink's mark."""
+        return dict(self._marks)
+
     def set_mark(self, sink: str, cause: Cause) -> None:
         """Move the sink's mark; inside a group, since it belongs to what the group holds."""
         self._marks[sink] = cause

@@ -15,7 +15,7 @@ import msgspec
 
 from journal import errors
 from journal.errors import OwnerDown, Refused, RivermillError, UpstreamError
-from journal.record import Draft
+from journal.record import Cause, Draft
 
 LARGEST_FRAME = 16 * 1024 * 1024
 """Bytes. Whoever sends more is no client of ours."""
@@ -142,13 +142,14 @@ class Released(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class OwnerState(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """How the owner is: the journal's life, end and clock, its tallies, and how many requests wait."""
+    """How the owner is: the journal's life, end and clock, its tallies, how many requests wait, every sink's mark."""
 
     incarnation: str
     end: int
     clock: int
     tallies: dict[str, int]
     waiting: int
+    marks: dict[str, Cause] = {}
 
 
 class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):

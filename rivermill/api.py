@@ -20,10 +20,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from journal.errors import Malformed, NotAllowed, RivermillError
+from journal.errors import NotAllowed, RivermillError
 from rivermill import api_document
 from rivermill.access import KeyRing, Principal
-from rivermill.api_hot import DEFAULT_SOURCE, HOT, Hot, PipelineService, service_of
+from rivermill.api_hot import DEFAULT_SOURCE, HOT, BadRequest, Hot, PipelineService, service_of
 from rivermill.desk import Desk, JobDesk
 from rivermill.http_metrics import HttpMetrics
 from rivermill.problem import on_defect, on_error, on_http_error, problem_of
@@ -151,7 +151,12 @@ def _hot(name: str, path: str, services: dict[str, PipelineService], endpoint: H
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError), "registered for these alone"
     wrong = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
-    return problem_of(Malformed(which=wrong, fix="/openapi.json says what this route takes"), request.url.path)
+    return problem_of(
+        BadRequest(
+            which=wrong, fix="Send application/json (`curl --json` does); /openapi.json says what this route takes"
+        ),
+        request.url.path,
+    )
 
 
 def _add_operations(app: FastAPI, services: dict[str, PipelineService], metrics: HttpMetrics) -> None:

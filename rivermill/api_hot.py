@@ -29,6 +29,10 @@ _JSON = "application/json"
 _ACCEPTED, _OK, _CONFLICT, _UNPROCESSABLE, _BAD, _TOO_LARGE = 202, 200, 409, 422, 400, 413
 
 
+class BadRequest(CallerError):
+    """This request is not what its route takes."""
+
+
 class TooLarge(CallerError):
     """This request is too large."""
 
@@ -127,7 +131,7 @@ def _events_in(body: bytes) -> list[bytes] | None:
     try:
         events = [bytes(raw) for raw in _read_events(body)]
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise Malformed(which="The batch is not a JSON array", fix="Send an array of CloudEvents") from error
+        raise BadRequest(which="The batch is not a JSON array", fix="Send an array of CloudEvents") from error
     if len(events) > MOST_EVENTS:
         raise TooLarge(which=f"{len(events)} events, more than {MOST_EVENTS}", fix="Send less at a time")
     return events
@@ -180,7 +184,7 @@ def _question(service: PipelineService, raw: bytes, principal: Principal) -> Que
         asked = _read_one(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         fix = 'Send {"id": "...", "data": {...}}'
-        raise Malformed(which=f"The question cannot be read ({str(error)[:200]})", fix=fix) from error
+        raise BadRequest(which=f"The question cannot be read ({str(error)[:200]})", fix=fix) from error
     event = event_of(asked.id, asked.source, service.question.contract.stream, service.live.now, bytes(asked.data))
     envelope = read_envelope(event)
     fields = service.question.read(envelope, event)
@@ -194,7 +198,7 @@ def _question(service: PipelineService, raw: bytes, principal: Principal) -> Que
 def _ack(request: Request) -> Ack:
     given = request.query_params.get("ack", "durable")
     if given not in ("durable", "enqueued"):
-        raise Malformed(which=f"ack={given[:40]!r}", fix="It is durable or enqueued")
+        raise BadRequest(which=f"ack={given[:40]!r}", fix="It is durable or enqueued")
     ack: Literal["durable", "enqueued"] = "durable" if given == "durable" else "enqueued"
     return ack
 

@@ -92,7 +92,7 @@ class Evaluation:
             Refused: There is nothing yet to judge it by.
         """
         scored, rows, size = self._own(line)
-        scored = self._later_than(champion, scored)
+        scored = self._comparable(champion, scored)
         facts = offline(
             scored,
             self._answers_of(champion, scored),
@@ -153,10 +153,17 @@ class Evaluation:
         )
         return scored, len(rows), len(self._blobs.get(published[-1].data["blob"]))
 
-    def _later_than(self, champion: str, scored: Scored) -> Scored:
-        """What a batch champion was not fitted on. Where nothing is, all of it: that favours the champion alone."""
-        version = self.versions().get(champion)
-        chosen = slice(None) if version is None else scored.at > version[1].trigger
+    def _comparable(self, champion: str, scored: Scored) -> Scored:
+        """The examples on which the champion can be compared.
+
+        Of a batch champion those that it was not fitted on; where there are none all of them, which favours it alone.
+        Of an online one those that its stored answers reach to: a live learner's are as old as its last checkpoint.
+        """
+        if champion in self._online_lines():
+            rows = self._online_rows()
+            chosen = scored.at <= rows["at"].max(initial=0) if len(rows) else np.ones(len(scored.at), dtype=bool)
+        else:
+            chosen = scored.at > self.version(champion)[1].trigger
         later = Scored(scored.predictions[chosen], scored.at[chosen], scored.outcome[chosen], scored.score[chosen])
         return later if len(later.at) else scored
 

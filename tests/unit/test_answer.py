@@ -50,7 +50,11 @@ class Desk:
                 definition=self.definition,
                 reader=FeatureReader(service, ["q"], self),
                 champion=Champion(
-                    pipeline="t", flavor_of=lambda _: river, blobs=self.blobs, verifier=self.signer, prior=PRIOR,
+                    pipeline="t",
+                    flavor_of=lambda _: river,
+                    blobs=self.blobs,
+                    verifier=self.signer,
+                    prior=PRIOR,
                     read_record=lambda offset: self.journal.read(0, offset - 1, 1)[0],
                 ),
                 build="b",

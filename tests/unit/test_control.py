@@ -225,9 +225,7 @@ def test_an_entry_cut_out_of_the_middle_is_found(
         control.verify("flights", signer)
 
 
-def test_a_gap_that_was_closed_by_renumbering_is_found(
-    chain: list[Entry], control: ControlLog, signer: Signer
-) -> None:
+def test_a_gap_that_was_closed_by_renumbering_is_found(chain: list[Entry], control: ControlLog, signer: Signer) -> None:
     change(control, "DELETE FROM decisions WHERE sequence = 3")
     change(control, "UPDATE decisions SET sequence = sequence - 1 WHERE sequence > 3")
     with pytest.raises(errors.Corrupt, match="decision 3 of"):
