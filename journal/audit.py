@@ -15,6 +15,8 @@ from journal.errors import Corrupt
 from journal.record import canonical_json
 from journal.sql import Database
 
+_PAGE = 1_000
+
 _metadata = sa.MetaData()
 _audits = sa.Table(
     "audits",
@@ -109,7 +111,7 @@ class AuditLog:
                 does not show.
         """
         previous, count = "", 0
-        while page := self.audits(count, 1_000):
+        while page := self.audits(count, _PAGE):
             for entry in page:
                 count += 1
                 if (entry.sequence, entry.previous, entry.hash) != (count, previous, _hash(msgspec.to_builtins(entry))):

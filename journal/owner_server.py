@@ -123,23 +123,12 @@ class OwnerServer:
             server.close()
             self._path.unlink(missing_ok=True)
             self._committer.shutdown()
-            await self._take_leave()
+            await asyncio.gather(*(_let_go(writer) for writer in self._writers))
 
     def stop(self) -> None:
         """Let `serve` return after what has arrived."""
         self._stopping = True
         self._arrived.set()
-
-    async def _take_leave(self) -> None:
-        """Close the connections once their answers are out; whoever does not read them is cut off."""
-        writers = list(self._writers)
-        for writer in writers:
-            writer.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
-        for writer in writers:
-            writer.transport.abort()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -283,6 +272,18 @@ class OwnerServer:
         except Exception as error:  # as above
             return _tripped(error)
         return Released(event.id, event.stream, event.offset)
+
+
+async def _let_go(writer: asyncio.StreamWriter) -> None:
+    """Close a connection once its answers are out; whoever does not read them is cut off."""
+    writer.close()
+    try:
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            await writer.wait_closed()
+    except TimeoutError:
+        writer.transport.abort()
+    except OSError:
+        return
 
 
 def _tripped(error: Exception) -> wire.Failed:

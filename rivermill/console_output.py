@@ -17,6 +17,15 @@ What next
   rivermill features list {pipeline:<31} its views; `features get` reads a row
   rivermill journal tail {pipeline} --kind prediction{pad} answers, with all that they were made from
   rivermill dataset verify {pipeline} {version}
+  rivermill registry history {pipeline:<24} who was promoted, and why not
+"""
+LIVE_STEPS = """
+Now: make up (or `rivermill up`), and in another terminal
+
+  KEY=$(cat .rivermill/access/admin.key); API=http://127.0.0.1:8300/v1/{pipeline}
+  curl -H "Authorization: Bearer $KEY" $API/predict --json '{question}'
+  curl -H "Authorization: Bearer $KEY" $API/labels --json '{outcome}'
+  curl -H "Authorization: Bearer $KEY" $API/status
 """
 
 
@@ -66,13 +75,33 @@ def show_run(figures: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(figures)
         return
-    made = figures["dataset"]
-    plain = {name: value for name, value in figures.items() if name != "dataset"}
+    made, apart = figures["dataset"], ("dataset", "versions", "promotions", "rollback")
+    plain = {name: value for name, value in figures.items() if name not in apart}
     show_mapping({**plain, **({f"dataset {name}": value for name, value in made.items()} if made else {})}, False)
+    for name in ("versions", "promotions"):
+        if figures[name]:
+            sys.stdout.write(f"\n{name}\n")
+            show_table([_indented(row) for row in figures[name]], False)
+    if figures["rollback"]:
+        sys.stdout.write("\nrollback\n")
+        show_table([_indented(figures["rollback"])], False)
     if made:
-        pipeline = figures["pipeline"]
-        pad = " " * (13 - len(pipeline))
-        sys.stdout.write(NEXT_STEPS.format(pipeline=pipeline, version=made["version"], pad=pad))
+        _show_next(figures)
+
+
+def _show_next(figures: Mapping[str, Any]) -> None:
+    pipeline, ask = figures["pipeline"], figures["example"]
+    pad = " " * (13 - len(pipeline))
+    sys.stdout.write(NEXT_STEPS.format(pipeline=pipeline, version=figures["dataset"]["version"], pad=pad))
+    if ask:
+        sys.stdout.write(LIVE_STEPS.format(pipeline=pipeline, question=ask["question"], outcome=ask["outcome"]))
+
+
+def _indented(row: Mapping[str, Any]) -> dict[str, Any]:
+    first, *_ = row
+    return {
+        name if name != first else f"  {name}": f"  {item}" if name == first else item for name, item in row.items()
+    }
 
 
 def show_status(pipelines: Sequence[Mapping[str, Any]], as_json: bool) -> None:

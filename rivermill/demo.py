@@ -21,6 +21,7 @@ from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
 from rivermill.agenda import Agenda, DemoRollback, Retrains
 from rivermill.build import build_fingerprint
+from rivermill.example_requests import example_of
 from rivermill.input_file import InputFile, require_file
 from rivermill.live_line import LiveLine
 from rivermill.lockstep import Agenda as LockstepAgenda
@@ -178,6 +179,7 @@ def _figures(run: Run) -> Figures:
         "calibration_error_online": learned["calibration_error"],
         **_decided(run, unanswered=counts[Kind.SOURCE, run.pipeline.question.stream] - kinds[Kind.PREDICTION]),
         "dataset": _dataset(run),
+        "example": example_of(run),
         "digest": digest_parts(
             {"journal": journal_digest, **{r.fold.name: r.fold.digest() for r in run.lockstep.runners}}
         ),

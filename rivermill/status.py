@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from journal.body import Snapshot, decode
+from journal.body import Decision, Snapshot, decode
 from journal.checkpoint import FoldFile
 from journal.clock import format_time
+from journal.control import NAMING
+from journal.log import START
 from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
 from rivermill.settings import Home, pipelines_in
@@ -48,14 +50,23 @@ def _positions(home: Home) -> dict[str, int]:
 
 
 def _serving(journal: SqliteReader) -> Facts | str:
-    """The last published snapshot, or what answers until there is one."""
+    """The line that the last echo names, and its model; or what answers until there is one."""
+    named = [decode(record.body, Decision) for record in journal.of_kind(Kind.DECISION, START, 1_000_000)]
+    naming = [decision for decision in named if decision.action in NAMING]
+    if not naming:
+        return "nobody: no decision yet"
+    line = naming[-1].subject
+    for record in journal.of_kind(Kind.VERSION, START, 1_000_000):
+        if record.id == line:
+            return {"line": line, "model": record.data["model"][:12], "decision": naming[-1].sequence}
     for record in reversed(journal.last_of_kind(Kind.SNAPSHOT, _RECENT)):
         snapshot = decode(record.body, Snapshot)
-        if snapshot.published:
+        if snapshot.published and snapshot.line == line:
             return {
-                "line": snapshot.line,
+                "line": line,
                 "model": snapshot.model[:12],
+                "decision": naming[-1].sequence,
                 "examples": snapshot.examples,
                 "since": format_time(record.at),
             }
-    return "the prior: no snapshot yet"
+    return f"the prior of {line}: no snapshot yet"

@@ -14,16 +14,13 @@ import msgspec
 
 from journal.blobs import Blobs
 from journal.body import Decision, Snapshot, Version, decode
-from journal.control import signed_parts
+from journal.control import NAMING, signed_parts
 from journal.errors import UnknownName
 from journal.log import START
 from journal.record import Kind, Record
 from registry.flavor import Flavor
 from registry.signing import Verifier
 from serving.predictor import Predictor
-
-NAMING = frozenset({"bootstrap", "promote", "roll_back"})
-"""The actions that name the line that answers."""
 
 FOLLOWED = frozenset({Kind.SNAPSHOT, Kind.VERSION, Kind.DECISION})
 """The kinds of records that may change what answers."""

@@ -1,15 +1,27 @@
 """What every journal adapter keeps, whatever it is made of."""
 
+import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+from journal.asking import Asking
 from journal.clock import DAY, SECOND
-from journal.log import START, Conflict, Journal, Repeat, Replayed
+from journal.contract import Contract
+from journal.errors import OwnerDown
+from journal.field import Field
+from journal.intake import Intake
+from journal.log import START, Conflict, Journal, Outcome, Repeat, Replayed
 from journal.memory_log import MemoryJournal
+from journal.owner_client import OwnerClient
+from journal.owner_server import OwnerServer
+from journal.privacy import KeyTable
 from journal.record import Cause, Draft, Kind, Record
 from journal.sqlite_log import SqliteJournal
+from journal.sqlite_reader import SqliteReader
 
 NOON = 1_357_041_600 * SECOND
 
@@ -30,17 +42,38 @@ def one(outcomes: Sequence[object]) -> Record:
     return record
 
 
-class JournalConformance:
+class Appended(Protocol):
+    """The part of `journal.log.Journal` that there is for whoever does not own it."""
+
+    @property
+    def clock(self) -> int: ...
+
+    def append(self, drafts: Sequence[Draft], *, sink: str = "") -> list[Outcome]: ...
+
+    def next_at(self) -> int: ...
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]: ...
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]: ...
+
+    def end(self, partition: int = 0) -> int: ...
+
+    def mark(self, sink: str) -> Cause | None: ...
+
+
+class AppendConformance:
+    """What holds for whoever appends, near or far."""
+
     @pytest.fixture
-    def journal(self, tmp_path: Path) -> Iterator[Journal]:
+    def journal(self, tmp_path: Path) -> Iterator[Appended]:
         raise NotImplementedError
 
-    def test_an_empty_journal_has_no_end(self, journal: Journal) -> None:
+    def test_an_empty_journal_has_no_end(self, journal: Appended) -> None:
         assert journal.end() == START
         assert journal.read(0, START, 10) == []
         assert journal.clock == 0
 
-    def test_what_was_appended_is_read_back_whole_and_in_order(self, journal: Journal) -> None:
+    def test_what_was_appended_is_read_back_whole_and_in_order(self, journal: Appended) -> None:
         draft = Draft(
             kind=Kind.SOURCE,
             stream="s",
@@ -63,7 +96,7 @@ class JournalConformance:
         assert first.data == {"a": 1}
         assert all(getattr(first, name) == getattr(draft, name) for name in Draft.__struct_fields__)
 
-    def test_pages_neither_miss_nor_repeat(self, journal: Journal) -> None:
+    def test_pages_neither_miss_nor_repeat(self, journal: Appended) -> None:
         journal.append([event(str(n)) for n in range(10)])
         pages, after = [], START
         while page := journal.read(0, after, 3):
@@ -71,53 +104,69 @@ class JournalConformance:
             after = page[-1].offset
         assert pages == [str(n) for n in range(10)]
 
-    def test_at_rises_strictly_and_never_falls_behind_the_clock(self, journal: Journal) -> None:
+    def test_at_rises_strictly_and_never_falls_behind_the_clock(self, journal: Appended) -> None:
         times = [NOON, NOON, NOON + 5, NOON - DAY, NOON + 5]
         records = [one(journal.append([event(str(n), time)])) for n, time in enumerate(times)]
         assert [record.at - NOON for record in records] == [0, 1, 5, 6, 7]
         assert journal.clock == NOON + 5
         assert journal.next_at() == NOON + 8
 
-    def test_derived_records_do_not_move_the_clock(self, journal: Journal) -> None:
+    def test_derived_records_do_not_move_the_clock(self, journal: Appended) -> None:
         journal.append([event("1")])
         assert one(journal.append([derived("e")])).at == NOON + 1
         assert journal.clock == NOON
 
-    def test_the_same_id_twice_changes_nothing(self, journal: Journal) -> None:
+    def test_the_same_id_twice_changes_nothing(self, journal: Appended) -> None:
         first = one(journal.append([event("1", conflict=b"a")]))
         assert journal.append([event("1", conflict=b"a")]) == [Repeat(first.offset)]
         assert journal.append([event("1", conflict=b"b")]) == [Conflict(first.offset)]
         assert journal.end() == 0
 
-    def test_a_repeat_inside_one_batch_is_seen(self, journal: Journal) -> None:
+    def test_a_repeat_inside_one_batch_is_seen(self, journal: Appended) -> None:
         record, repeat = journal.append([event("1"), event("1")])
         assert isinstance(record, Record)
         assert repeat == Repeat(record.offset)
 
-    def test_an_id_is_forgotten_after_the_dedup_window(self, journal: Journal) -> None:
+    def test_an_id_is_forgotten_after_the_dedup_window(self, journal: Appended) -> None:
         journal.append([event("1"), event("2", NOON + 15 * DAY)])
         assert isinstance(journal.append([event("1", NOON + 15 * DAY)])[0], Record)
 
-    def test_a_late_events_id_is_remembered_since_it_became_known(self, journal: Journal) -> None:
+    def test_a_late_events_id_is_remembered_since_it_became_known(self, journal: Appended) -> None:
         journal.append([event("0", NOON + 13 * DAY), event("late", NOON, conflict=b"a")])
         journal.append([event("1", NOON + 20 * DAY)])
         assert journal.append([event("late", NOON + 20 * DAY, conflict=b"b")]) == [Conflict(1)]
 
-    def test_a_decision_is_never_forgotten(self, journal: Journal) -> None:
+    def test_a_decision_is_never_forgotten(self, journal: Appended) -> None:
         decision = Draft(kind=Kind.DECISION, stream="c", id="release-1", body=b"{}")
         journal.append([event("1"), decision, event("2", NOON + 40 * DAY), event("3", NOON + 80 * DAY)])
         assert journal.append([decision]) == [Repeat(1)]
 
-    def test_a_sinks_mark_drops_what_came_before(self, journal: Journal) -> None:
+    def test_a_sinks_mark_drops_what_came_before(self, journal: Appended) -> None:
         journal.append([derived("a", Cause(0, 4, 0)), derived("b", Cause(0, 4, 1))], sink="join")
         assert journal.append([derived("b", Cause(0, 4, 1))], sink="join") == [Replayed()]
         assert isinstance(journal.append([derived("c", Cause(0, 4, 2))], sink="join")[0], Record)
         assert isinstance(journal.append([derived("b", Cause(0, 4, 1))], sink="other")[0], Record)
         assert journal.mark("join") == Cause(0, 4, 2)
 
-    def test_a_repeat_moves_the_mark_too(self, journal: Journal) -> None:
+    def test_a_repeat_moves_the_mark_too(self, journal: Appended) -> None:
         journal.append([event("1", cause=Cause(0, 0, 0)), event("1", cause=Cause(0, 1, 0))], sink="file")
         assert journal.mark("file") == Cause(0, 1, 0)
+
+    def test_one_kind_can_be_found(self, journal: Appended) -> None:
+        journal.append([event(str(n)) for n in range(3)])
+        decisions = [one(journal.append([Draft(kind=Kind.DECISION, stream="c", id=i, body=b"{}")])) for i in "ab"]
+        assert journal.of_kind(Kind.DECISION, START, 10) == decisions
+        assert journal.of_kind(Kind.DECISION, decisions[0].offset, 10) == decisions[1:]
+        assert [r.id for r in journal.of_kind(Kind.SOURCE, START, 2)] == ["0", "1"]
+
+    def test_another_partition_is_empty(self, journal: Appended) -> None:
+        journal.append([event("1")])
+        assert journal.read(1, START, 10) == []
+        assert journal.end(1) == START
+
+
+class JournalConformance(AppendConformance):
+    """What only the owner can do besides: commit several appends as one."""
 
     def test_a_failed_group_never_happened(self, journal: Journal) -> None:
         journal.append([event("1", cause=Cause(0, 0, 0))], sink="file")
@@ -144,18 +193,6 @@ class JournalConformance:
             journal.tally("conflicts")
         assert journal.tallies() == {"refused": 3, "conflicts": 1}
 
-    def test_one_kind_can_be_found(self, journal: Journal) -> None:
-        journal.append([event(str(n)) for n in range(3)])
-        decisions = [one(journal.append([Draft(kind=Kind.DECISION, stream="c", id=i, body=b"{}")])) for i in "ab"]
-        assert journal.of_kind(Kind.DECISION, START, 10) == decisions
-        assert journal.of_kind(Kind.DECISION, decisions[0].offset, 10) == decisions[1:]
-        assert [r.id for r in journal.of_kind(Kind.SOURCE, START, 2)] == ["0", "1"]
-
-    def test_another_partition_is_empty(self, journal: Journal) -> None:
-        journal.append([event("1")])
-        assert journal.read(1, START, 10) == []
-        assert journal.end(1) == START
-
 
 class TestMemoryJournal(JournalConformance):
     @pytest.fixture
@@ -179,3 +216,100 @@ class TestSegmentedJournal(JournalConformance):
         journal = SqliteJournal(tmp_path / "journal", "t", dedup_window=14 * DAY, records_per_segment=2)
         yield journal
         journal.close()
+
+
+class FarJournal:
+    """A journal that another thread owns: appended to over the owner's socket, read from its files.
+
+    The owner tells only that a request is durable; what became of each draft is told from what can be read then.
+    """
+
+    def __init__(self, folder: Path, client: OwnerClient) -> None:
+        self._reader, self._client = SqliteReader(folder), client
+
+    @property
+    def clock(self) -> int:
+        return self._reader.clock
+
+    def append(self, drafts: Sequence[Draft], *, sink: str = "") -> list[Outcome]:
+        end, mark = self.end(), self.mark(sink)
+        assert self._client.append([(sink, drafts)]) == self.end()
+        new = self._reader.read(0, end, 1_000)
+        outcomes = [self._outcome(draft, mark if sink else None, new) for draft in drafts]
+        assert new == []
+        return outcomes
+
+    def _outcome(self, draft: Draft, mark: Cause | None, new: list[Record]) -> Outcome:
+        if new and (new[0].kind, new[0].source, new[0].id, new[0].cause) == (
+            draft.kind,
+            draft.source,
+            draft.id,
+            draft.cause,
+        ):
+            return new.pop(0)
+        if mark is not None and draft.cause is not None and draft.cause <= mark:
+            return Replayed()
+        offset = self._reader.find(draft.kind, draft.source, draft.id)
+        assert offset is not None
+        (taken,) = self._reader.read(0, offset - 1, 1)
+        return Repeat(offset) if taken.conflict == draft.conflict else Conflict(offset)
+
+    def next_at(self) -> int:
+        return max(self._reader.last_at + 1, self._reader.clock)
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]:
+        return self._reader.read(partition, after, limit)
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        return self._reader.of_kind(kind, after, limit)
+
+    def end(self, partition: int = 0) -> int:
+        self._reader.refresh()
+        return self._reader.end(partition)
+
+    def mark(self, sink: str) -> Cause | None:
+        return self._reader.mark(sink)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class TestFarJournal(AppendConformance):
+    """The same over the owner's socket, with a new segment every other record."""
+
+    @pytest.fixture
+    def journal(self, tmp_path: Path) -> Iterator[Appended]:
+        owned = SqliteJournal(tmp_path / "journal", "t", dedup_window=14 * DAY, records_per_segment=2)
+        keys = KeyTable(tmp_path / "keys" / "keys.sqlite")
+        asks = Contract(
+            stream="asks",
+            version="1.0.0",
+            fields=(Field(name="n", type="integer", required=True),),
+            dedup_window=14 * DAY,
+            max_gap=DAY,
+        )
+        server = OwnerServer(
+            owned, Intake(owned, {}, keys, None), Asking(owned, asks, keys, "n"), tmp_path / "owner.sock"
+        )
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),))
+        thread.start()
+        client = OwnerClient(tmp_path / "owner.sock")
+        while not is_up(client):
+            assert thread.is_alive()
+        far = FarJournal(tmp_path / "journal", client)
+        yield far
+        far.close()
+        client.close()
+        loop.call_soon_threadsafe(server.stop)
+        thread.join()
+        loop.close()
+        owned.close()
+        keys.close()
+
+
+def is_up(client: OwnerClient) -> bool:
+    try:
+        return client.state().end == START
+    except OwnerDown:
+        return False

@@ -9,8 +9,8 @@ import pytest
 from journal.checkpoint import FoldFile
 from journal.clock import SECOND
 from journal.errors import Corrupt
-from journal.log import START, Journal
-from journal.record import Draft, Kind, Record
+from journal.log import START, Journal, Replayed
+from journal.record import Cause, Draft, Kind, Record
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
 
@@ -146,3 +146,35 @@ def test_a_changed_position_is_an_error_too(tmp_path: Path) -> None:
     with pytest.raises(Corrupt, match="Delete this file"):
         Runner(Doubler(), file, journal, "f")
     file.close()
+
+
+def test_what_another_process_appends_is_what_a_step_would_have_appended(tmp_path: Path) -> None:
+    """Drafts handed over with their causes leave the same records, and come again without a trace."""
+    inner, journal = start(tmp_path / "inner")
+    outer, followed = start(tmp_path / "outer")
+    for owned in (journal, followed):
+        owned.append([event(n) for n in range(3)])
+    catch_up(inner, journal)
+    handed = [outer.apply(record) for record in followed.read(0, START, 3)]
+    for drafts in handed:
+        followed.append(drafts, sink="doubler")
+    assert followed.read(0, START, 99) == journal.read(0, START, 99)
+    assert [draft.cause for draft in handed[1]] == [Cause(0, 1, 0), Cause(0, 1, 1)]
+    assert (outer.offset, inner.fold.digest()) == (2, outer.fold.digest())
+    assert followed.append(handed[1], sink="doubler") == [Replayed()] * 2
+    stop(inner, journal)
+    stop(outer, followed)
+
+
+def test_applied_records_are_behind_it(tmp_path: Path) -> None:
+    runner, journal = start(tmp_path)
+    source, other = journal.append([event(0), Draft(kind=Kind.EXAMPLE, stream="x", id="x", body=b"")])
+    assert isinstance(source, Record)
+    assert isinstance(other, Record)
+    assert len(runner.apply(source)) == 2
+    assert list(runner.apply(source)) == []
+    assert list(runner.apply(other)) == []
+    assert runner.offset == other.offset
+    assert isinstance(runner.fold, Doubler)
+    assert runner.fold.seen == ["e0"]
+    stop(runner, journal)
