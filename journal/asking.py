@@ -4,8 +4,6 @@ A question asked over HTTP is answered before it is recorded. It moves no clock 
 the same id it gets the answer that was recorded first.
 """
 
-from typing import Any
-
 import msgspec
 
 from journal.body import Prediction, decode, draft_of
@@ -15,37 +13,8 @@ from journal.errors import ConflictingId, Corrupt, Malformed, Misconfigured
 from journal.log import Conflict, Journal, Repeat
 from journal.privacy import KeyTable
 from journal.record import Draft, Kind, Record
-from journal.stream import DataReader, Stream
+from journal.stream import Stream
 from journal.wire import Asked, AskedBefore
-
-
-class QuestionReader:
-    """Reads questions in a process that holds no keys, such as the one that answers them."""
-
-    def __init__(self, contract: Contract) -> None:
-        """Compile the contract.
-
-        Raises:
-            Misconfigured: Its questions hold personal fields, which only the journal's owner may see in the clear.
-        """
-        if contract.personal:
-            raise Misconfigured(
-                which=f"questions of {contract.stream!r} hold personal fields: {', '.join(sorted(contract.personal))}",
-                fix="Ask through another stream, without them",
-            )
-        self._contract, self._reader = contract, DataReader(contract)
-
-    def read(self, raw: bytes) -> tuple[Envelope, dict[str, Any]]:
-        """A question's envelope and its data, as features are computed from it.
-
-        Args:
-            raw: A CloudEvent as JSON; it need not say a time.
-
-        Raises:
-            Malformed: It is no CloudEvent of the question stream, or too large.
-            Violation: Its data breaks the contract.
-        """
-        return _read(raw, self._contract, self._reader)
 
 
 class Asking:
@@ -69,7 +38,7 @@ class Asking:
                 fix="Name a field of the contract that is not personal, or a personal entity key",
             )
         self._journal, self._key = journal, key
-        self._contract, self._stream = contract, Stream(contract, keys)
+        self._stream = Stream(contract, keys)
 
     def ask(self, raw: bytes, prediction: Prediction, principal: str) -> Asked | AskedBefore:
         """Record a question and its prediction, inside the journal's open group.
@@ -83,7 +52,8 @@ class Asking:
             Malformed, Violation: The question is none, or breaks its contract.
             ConflictingId: Its id is taken by a question that says something else.
         """
-        envelope, fields = _read(raw, self._contract, self._stream)
+        envelope = self._envelope(raw)
+        fields = self._stream.read(envelope, raw)
         # Without a time in it, so that a retry at another moment is the same question.
         draft = self._stream.draft(envelope, 0, fields, principal, None)
         draft = _as_question(draft)
@@ -101,21 +71,21 @@ class Asking:
         assert isinstance(answered, Record), "what no index knows is not refused"
         return Asked(outcome.offset, answered.offset)
 
+    def _envelope(self, raw: bytes) -> Envelope:
+        contract = self._stream.contract
+        if len(raw) > contract.max_bytes:
+            raise Malformed(which=f"{len(raw)} bytes, more than {contract.max_bytes}", fix="Send less")
+        envelope = read_question_envelope(raw)
+        if envelope.type != contract.stream:
+            raise Malformed(which=f"a question of type {envelope.type[:64]!r}", fix=f"Send type {contract.stream!r}")
+        return envelope
+
     def _recorded(self, question: int) -> AskedBefore:
         (record,) = self._journal.read(0, question, 1)
         if record.kind is not Kind.PREDICTION or decode(record.body, Prediction).question != question:
             raise Corrupt(which=f"the answer to the question at {question}", fix="Run `rivermill journal verify`")
         self._journal.tally("repeated")
         return AskedBefore(record.body, record.offset)
-
-
-def _read(raw: bytes, contract: Contract, reader: DataReader) -> tuple[Envelope, dict[str, Any]]:
-    if len(raw) > contract.max_bytes:
-        raise Malformed(which=f"{len(raw)} bytes, more than {contract.max_bytes}", fix="Send less")
-    envelope = read_question_envelope(raw)
-    if envelope.type != contract.stream:
-        raise Malformed(which=f"a question of type {envelope.type[:64]!r}", fix=f"Send type {contract.stream!r}")
-    return envelope, reader.read(envelope, raw)
 
 
 def _as_question(draft: Draft) -> Draft:

@@ -1,7 +1,4 @@
-"""A contract, compiled: it reads an event's data, and drafts its record with what is personal sealed.
-
-Reading needs no keys, so any process may do it; drafting is for the one that holds the key table.
-"""
+"""A contract, compiled: it reads an event's data and drafts its record, with what is personal sealed."""
 
 from typing import Any
 
@@ -20,14 +17,18 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
 
 
-class DataReader:
-    """Reads the data of one stream's events, or of questions about it."""
+class Stream:
+    """One stream's way in."""
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, keys: KeyTable) -> None:
         self.contract = contract
+        self._keys = keys
         self._decode = contract.decoder().decode
         self._strings = sum(field.type == "string" for field in contract.fields)
         self._personal = contract.personal
+        self._pseudonymous = contract.pseudonymous
+        self._prefix = contract.stream.encode() + b"\0"
+        self._major = contract.major
 
     def read(self, envelope: Envelope, raw: bytes) -> dict[str, Any]:
         """The event's data: every field of the contract in the order of names, absent ones as None.
@@ -47,17 +48,6 @@ class DataReader:
             ) from None
         require_unique_names(raw, envelope.quotes() + quotes_of(envelope.data, fields, self._strings))
         return fields
-
-
-class Stream(DataReader):
-    """One stream's way in."""
-
-    def __init__(self, contract: Contract, keys: KeyTable) -> None:
-        super().__init__(contract)
-        self._keys = keys
-        self._pseudonymous = contract.pseudonymous
-        self._prefix = contract.stream.encode() + b"\0"
-        self._major = contract.major
 
     def person(self, envelope: Envelope) -> Subject | None:
         """Whom a violating event is about, as far as its data still says so."""

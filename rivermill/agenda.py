@@ -1,6 +1,8 @@
 """What lock-step stops for: retrains when their schedule says, and the demo's own rollback.
 
-What was done is read from the journal's decisions, so that a run which was killed goes on with what is still to do.
+What was done is read from the journal's decisions, and what was refused from the control log, so that a run which was
+killed goes on with what is still to do. A refusal is remembered before the next event enters: after a crash it is met
+again at the very same place, or not at all, and never turns into a retrain over more rows somewhere else.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 
 from journal.body import Decision, decode
 from journal.clock import DAY
+from journal.errors import GateClosed, Refused, RivermillError
 from journal.log import START
 from journal.record import Kind
 from rivermill.lines import Lines
@@ -17,6 +20,11 @@ from training.recipe import Where
 from training.schedule import last_trigger, next_trigger
 
 DEMO = "demo"
+ROLL_BACK_KEY = "demo-roll-back"
+PROMOTE_AGAIN_KEY = "demo-promote-again"
+REFUSED = "refused"
+"""The kind of evidence, under a request's key, that the request was refused in lock-step."""
+
 ROLL_BACK_AFTER = 2 * DAY
 PROMOTE_AGAIN_AFTER = 2 * DAY
 
@@ -27,6 +35,24 @@ class Decided:
 
     at: int
     decision: Decision
+
+
+class Refusals:
+    """Which requests were refused in this life of the journal: each counts as handled, whatever is killed later."""
+
+    def __init__(self, run: Run, lines: Lines) -> None:
+        self._run, self._lines = run, lines
+
+    def remember(self, key: str, why: RivermillError) -> None:
+        """Durably, and signed like every other evidence: nobody else stops retrains by writing here."""
+        facts = {"why": str(why), "incarnation": self._run.journal.incarnation, "end": self._run.journal.end()}
+        self._lines.control.put_evidence(self._run.pipeline.name, key, REFUSED, facts, self._lines.signer)
+
+    def holds(self, key: str) -> bool:
+        """Whether the request was refused here. One that lies behind the end of a journal put back is not yet made."""
+        facts = self._lines.control.evidence_of(self._run.pipeline.name, key, self._lines.signer).get(REFUSED)
+        journal = self._run.journal
+        return facts is not None and facts["incarnation"] == journal.incarnation and facts["end"] <= journal.end()
 
 
 class Retrains:
@@ -46,7 +72,8 @@ class Retrains:
         self._run, self._retrainer, self._settings, self._say = run, retrainer, settings, say
         self._start = run.pipeline.starts[0]
         triggers = [d.decision.details["trigger"] for d in decisions_of(run) if "trigger" in d.decision.details]
-        self._handled: int | None = max(triggers, default=None)
+        self._refusals = Refusals(run, retrainer.lines)
+        self._handled: int | None = max(triggers + self._refused(), default=None)
         self._ray_next = ray_once and not triggers
 
     @property
@@ -61,9 +88,23 @@ class Retrains:
         name = self._run.pipeline.name
         executor: Where = "ray" if self._ray_next else "auto"
         self._say("retraining" + (" on Ray" if self._ray_next else ""))
-        made = self._retrainer.run(Order(job=scheduled_job(name, trigger), trigger=trigger, executor=executor))
-        self._say(f"{made['line']} on {made['rows']:,} rows: {made['decision']['action']} {made['decision']['line']}")
-        self._handled, self._ray_next = trigger, False
+        order = Order(job=scheduled_job(name, trigger), trigger=trigger, executor=executor)
+        try:
+            made = self._retrainer.run(order)
+        except Refused as error:
+            self._refusals.remember(order.job, error)
+            self._say(f"no retrain this time: {error}")
+        else:
+            decision = made["decision"]
+            self._say(f"{made['line']} on {made['rows']:,} rows: {decision['action']} {decision['line']}")
+            self._ray_next = False
+        self._handled = trigger
+
+    def _refused(self) -> list[int]:
+        """The moment reached last, if its retrain was refused; before that none is asked for any more."""
+        trigger = last_trigger(self._settings, self._start, self._run.journal.clock)
+        name = self._run.pipeline.name
+        return [trigger] if trigger is not None and self._refusals.holds(scheduled_job(name, trigger)) else []
 
 
 class DemoRollback:
@@ -71,6 +112,7 @@ class DemoRollback:
 
     def __init__(self, run: Run, lines: Lines, *, say: Callable[[str], None]) -> None:
         self._run, self._lines, self._say = run, lines, say
+        self._refusals = Refusals(run, lines)
         self._plan()
 
     def _plan(self) -> None:
@@ -80,7 +122,7 @@ class DemoRollback:
         decided = decisions_of(self._run)
         first = next((d for d in decided if d.decision.action == "promote"), None)
         back = next((d for d in decided if d.decision.action == "roll_back"), None)
-        if first is None or _is_ours(decided, "promote"):
+        if first is None or _is_ours(decided, "promote") or self._refusals.holds(PROMOTE_AGAIN_KEY):
             return
         if back is None:
             self.due, self._act = first.at + ROLL_BACK_AFTER, self._roll_back
@@ -99,11 +141,15 @@ class DemoRollback:
 
     def _roll_back(self) -> None:
         self._say("rolling back")
-        self._lines.roll_back(why="the demo shows a rollback", principal=DEMO, key="demo-roll-back", measure=True)
+        self._lines.roll_back(why="the demo shows a rollback", principal=DEMO, key=ROLL_BACK_KEY, measure=True)
 
     def _promote_again(self, line: str) -> None:
         self._say(f"promoting {line} again")
-        self._lines.promote(line, why="the demo promotes it again", principal=DEMO, key="demo-promote-again")
+        try:
+            self._lines.promote(line, why="the demo promotes it again", principal=DEMO, key=PROMOTE_AGAIN_KEY)
+        except (GateClosed, Refused) as error:
+            self._refusals.remember(PROMOTE_AGAIN_KEY, error)
+            self._say(f"not promoted again: {error}")
 
 
 class Agenda:

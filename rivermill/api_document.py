@@ -55,7 +55,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         described["paths"].setdefault(path, {})["post"] = _operation(name, endpoint.__doc__ or "")
     schemes = described.setdefault("components", {}).setdefault("securitySchemes", {})
     schemes["key"] = {"type": "http", "scheme": "bearer", "description": "`rivermill access add` makes one."}
-    described["security"] = [{"key": []}]
+    schemes["header"] = {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."}
+    described["security"] = [{"key": []}, {"header": []}]
     return described
 
 

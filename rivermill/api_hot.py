@@ -12,14 +12,14 @@ from starlette.responses import Response
 
 from journal.contract import Contract
 from journal.envelope import read_envelope
-from journal.errors import CallerError, Malformed, UnknownName
+from journal.errors import Malformed, RivermillError, UnknownName
 from journal.owner_client import AsyncOwnerClient
 from journal.stream import Stream
 from journal.wire import AcceptedFate, ConflictedFate, Fate, QuarantinedFate, RefusedFate, RepeatedFate
 from rivermill.access import Principal
+from rivermill.api_guard import BadRequest, TooLarge, read_body
 from serving.live import Ack, LiveService, Question, event_of
 
-LARGEST_BODY = 10 * 1024 * 1024
 MOST_EVENTS = 10_000
 MOST_QUESTIONS = 1_000
 OWNER_SECONDS = 5.0
@@ -27,22 +27,8 @@ DEFAULT_SOURCE = "http"
 
 _JSON = "application/json"
 _ACCEPTED, _OK, _CONFLICT, _UNPROCESSABLE, _BAD, _TOO_LARGE = 202, 200, 409, 422, 400, 413
-
-
-class BadRequest(CallerError):
-    """This request is not what its route takes."""
-
-
-class TooLarge(CallerError):
-    """This request is too large."""
-
-    status = 413
-
-
-class UnknownEncoding(CallerError):
-    """The body's encoding is not taken."""
-
-    status = 415
+_NO_OUTCOME = "no_outcome"
+_STATUS_OF_REFUSED = {"too_large": _TOO_LARGE, _NO_OUTCOME: _UNPROCESSABLE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +69,6 @@ _read_one = msgspec.json.Decoder(_AskOne).decode
 _read_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-async def read_body(request: Request) -> bytes:
-    """The request's body; raises `TooLarge`, `UnknownEncoding`."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnknownEncoding(which=request.headers["content-encoding"][:40], fix="Send it as it is")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise TooLarge(which=f"more than {LARGEST_BODY} bytes", fix="Send less at a time")
-    return bytes(body)
-
-
 async def take_events(service: PipelineService, request: Request, principal: Principal) -> Response:
     """POST /v1/{pipeline}/events: one CloudEvent, or several."""
     return await _take(service, request, principal, lambda _: None)
@@ -103,25 +77,40 @@ async def take_events(service: PipelineService, request: Request, principal: Pri
 async def take_labels(service: PipelineService, request: Request, principal: Principal) -> Response:
     """POST /v1/{pipeline}/labels: the same for outcomes alone."""
 
-    def require_label(event: bytes) -> None:
-        found = read_envelope(event).type
-        if found != service.label.stream:
-            raise Malformed(which=f"type {found[:64]!r} is no outcome", fix=f"Send type {service.label.stream!r}")
+    def turn_away(event: bytes) -> RefusedFate | None:
+        try:
+            found = read_envelope(event).type
+        except Malformed:
+            return None
+        if found == service.label.stream:
+            return None
+        return RefusedFate(_NO_OUTCOME, f"Type {found[:64]!r} is no outcome. Send type {service.label.stream!r}")
 
-    return await _take(service, request, principal, require_label)
+    return await _take(service, request, principal, turn_away)
 
 
 async def _take(
-    service: PipelineService, request: Request, principal: Principal, check: Callable[[bytes], None]
+    service: PipelineService, request: Request, principal: Principal, turn_away: Callable[[bytes], RefusedFate | None]
 ) -> Response:
     body = await read_body(request)
     events = _events_in(body)
-    for event in events or (body,):
-        check(event)
-    fates = await service.owner.take(events or [body], principal.name, OWNER_SECONDS)
+    fates = await _fates(service, [body] if events is None else events, principal, turn_away)
     if events is None:
         return _json(fates[0], _status_of(fates[0]))
     return _json({"fates": fates}, _OK)
+
+
+async def _fates(
+    service: PipelineService,
+    events: Sequence[bytes],
+    principal: Principal,
+    turn_away: Callable[[bytes], RefusedFate | None],
+) -> list[Fate]:
+    """What became of each event, in order: some are turned away here, the owner says it of the others."""
+    turned = [turn_away(event) for event in events]
+    admitted = [event for event, fate in zip(events, turned, strict=True) if fate is None]
+    taken = iter(await service.owner.take(admitted, principal.name, OWNER_SECONDS) if admitted else ())
+    return [next(taken) if fate is None else fate for fate in turned]
 
 
 def _events_in(body: bytes) -> list[bytes] | None:
@@ -148,7 +137,7 @@ def _status_of(fate: Fate) -> int:
         case QuarantinedFate():
             return _UNPROCESSABLE
         case RefusedFate():
-            return _TOO_LARGE if fate.bucket == "too_large" else _BAD
+            return _STATUS_OF_REFUSED.get(fate.bucket, _BAD)
 
 
 async def predict(service: PipelineService, request: Request, principal: Principal) -> Response:
@@ -165,7 +154,7 @@ async def _answered(service: PipelineService, raw: bytes, principal: Principal, 
     """One of several: what is wrong with it does not cost the others their answers."""
     try:
         return await service.live.ask(_question(service, raw, principal), ack)
-    except CallerError as error:
+    except RivermillError as error:
         return {"error": {"status": error.status, "detail": error.which, "fix": error.fix}}
 
 
@@ -186,6 +175,9 @@ def _question(service: PipelineService, raw: bytes, principal: Principal) -> Que
         fix = 'Send {"id": "...", "data": {...}}'
         raise BadRequest(which=f"The question cannot be read ({str(error)[:200]})", fix=fix) from error
     event = event_of(asked.id, asked.source, service.question.contract.stream, service.live.now, bytes(asked.data))
+    most = service.question.contract.max_bytes
+    if len(event) > most:
+        raise TooLarge(which=f"a question of {len(event)} bytes, more than {most}", fix="Send less")
     envelope = read_envelope(event)
     fields = service.question.read(envelope, event)
     # The draft's body is what a record would hold: pseudonyms instead of personal keys.

@@ -98,10 +98,8 @@ def _show_next(figures: Mapping[str, Any]) -> None:
 
 
 def _indented(row: Mapping[str, Any]) -> dict[str, Any]:
-    first, *_ = row
-    return {
-        name if name != first else f"  {name}": f"  {item}" if name == first else item for name, item in row.items()
-    }
+    (name, item), *others = row.items()
+    return {f"  {name}": f"  {item}", **dict(others)}
 
 
 def show_status(pipelines: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -12,6 +12,7 @@ import orjson
 
 from features import dataset
 from journal.blobs import write_durably
+from journal.body import Decision, decode
 from journal.clock import DAY
 from journal.digest import digest_journal, digest_parts
 from journal.errors import Refused, RegistryDown, UnknownName
@@ -268,6 +269,7 @@ def _is_mixed(home: Home) -> bool:
     """Whether anything but the recording came in: a file that was played, a release."""
     journal = SqliteReader(home.journal)
     marks = [sink for segment in journal.segments()[-1:] for sink in segment.marks()]
-    decisions = len(journal.of_kind(Kind.DECISION, START, 2))
+    decisions = journal.of_kind(Kind.DECISION, START, 1_000_000)
     journal.close()
-    return decisions > 1 or any(sink.startswith("file:") for sink in marks)
+    released = any(decode(record.body, Decision).sequence == 0 for record in decisions)
+    return released or any(sink.startswith("file:") for sink in marks)

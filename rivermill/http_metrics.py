@@ -40,7 +40,7 @@ class HttpMetrics:
         )
         for name, live in sorted(self._services.items()):
             counters = live.counters
-            for fate in ("answered", "recorded", "repeated", "unrecorded", "pending", "degraded"):
+            for fate in ("answered", "recorded", "repeated", "unrecorded", "pending", "degraded", "failed"):
                 answers.add_metric([name, fate], getattr(counters, fate))
             clock.add_metric([name], live.now / SECOND)
             served = live.answering.champion.served

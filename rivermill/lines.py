@@ -13,7 +13,7 @@ from typing import Any
 from journal.body import Snapshot, Version, decode
 from journal.clock import format_time
 from journal.control import ControlLog, Entry, echo_of
-from journal.errors import LostRace, Refused, UnknownName
+from journal.errors import ConflictingId, LostRace, Refused, UnknownName
 from journal.record import Draft
 from registry import promotion
 from registry.evidence import with_live
@@ -82,7 +82,7 @@ class Lines:
         return {**facts, **judged, "now": promotion.explain(plan)}
 
     def judged(self, line: str) -> Facts:
-        """What the gate last decided about a line by, and its report; empty before that."""
+        """What the gate last said about a line when somebody asked for a decision, and its report; empty before."""
         return self.control.evidence_of(self.pipeline.name, line, self.signer).get(GATE, {})
 
     def history(self) -> Sequence[Facts]:
@@ -117,9 +117,14 @@ class Lines:
 
         Raises:
             UnknownName, Refused, GateClosed, LostRace: As the plan and the gate say.
+            ConflictingId: The key stands for another decision.
         """
-        known = promotion.decided(self.control, self.pipeline.name, key)
-        return known or self._apply(self.plan_promotion(line), why, principal, key, expected, facts)
+        known = self._decided(key, "promote", line)
+        if known is not None:
+            return known
+        plan = self.plan_promotion(line)
+        self._keep_judgement(plan)
+        return self._apply(plan, why, principal, key, expected, facts)
 
     def roll_back(
         self, to: str = "", *, why: str, principal: str, key: str, expected: int | None = None, measure: bool = False
@@ -128,8 +133,9 @@ class Lines:
 
         Raises:
             Refused, LostRace: As the plan says.
+            ConflictingId: The key stands for another decision.
         """
-        known = promotion.decided(self.control, self.pipeline.name, key)
+        known = self._decided(key, "roll_back", to)
         if known is not None:
             return known
         begun = time.perf_counter()
@@ -171,12 +177,24 @@ class Lines:
         if known is not None:
             return known
         plans = [self.plan_promotion(name) for name in self._competing(line)]
+        for plan in plans:
+            self._keep_judgement(plan)
         open_to = [plan for plan in plans if not plan.refusals and plan.verdict is not None and plan.verdict.passes]
         if not open_to:
             plan = plan_rejection(**self._planned(line))
             return self._apply(plan, "the gate does not let it in", principal, key, None, facts)
         best = min(open_to, key=lambda plan: plan.evidence["log_loss_behind_champion"])
         return self._apply(best, "the best that the gate lets in", principal, key, None, facts)
+
+    def _decided(self, key: str, action: str, line: str) -> Entry | None:
+        """What was decided under a key before; ``line`` may be empty, for whichever it was."""
+        known = promotion.decided(self.control, self.pipeline.name, key)
+        if known is not None and (known.action != action or line not in ("", known.subject)):
+            raise ConflictingId(
+                which=f"key {key!r} stands for decision {known.sequence}: {known.action} {known.subject}",
+                fix="Use another key for another decision",
+            )
+        return known
 
     def _competing(self, version: str) -> Sequence[str]:
         """The new version, and every online line that has published something and does not answer."""
@@ -219,10 +237,13 @@ class Lines:
             facts=facts or {},
         )
         self.land(echo_of(entry))
-        if plan.verdict is not None:
+        return entry
+
+    def _keep_judgement(self, plan: Plan) -> None:
+        """Keep what the gate says as evidence: before the decision, since nobody would make up for it after a crash."""
+        if plan.verdict is not None and not plan.refusals:
             judged = {"passed": plan.verdict.passes, "report": report(plan.verdict), **plan.evidence}
             self.control.put_evidence(self.pipeline.name, plan.to_line, GATE, judged, self.signer)
-        return entry
 
     @property
     def _policy(self) -> Policy:

@@ -15,6 +15,8 @@ from journal.errors import NoKey, RivermillError
 MEDIA_TYPE = "application/problem+json"
 _TOO_MANY, _UNAVAILABLE, _UNAUTHORIZED, _DEFECT = 429, 503, 401, 500
 _RETRY_AFTER = "1"
+SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""What every response says: it is not to be guessed at, and nobody's to keep."""
 
 _log = logging.getLogger("rivermill.api")
 
@@ -63,7 +65,8 @@ async def on_defect(request: Request, error: Exception) -> Response:
         "fix": "The log of the http process tells more under this number",
         "instance": request.url.path,
     }
-    return _response(facts, _DEFECT, {})
+    # The framework answers this one outside of every middleware.
+    return _response(facts, _DEFECT, SAFE_HEADERS)
 
 
 def _response(facts: dict[str, Any], status: int, headers: dict[str, str]) -> Response:

@@ -32,6 +32,7 @@ from training.job_runner import run_job
 from training.jobs import job_id
 from training.models_file import models_file
 from training.recipe import RetrainSpec, Where
+from training.retrain import folds_of
 
 FAMILY = "batch"
 _STAGED_WITHIN = 30.0
@@ -97,8 +98,10 @@ class Retrainer:
         manifest = dataset.build(
             self.journal, self.home.datasets, self.pipeline.name, self.journal.end(), build_fingerprint()
         )
-        folder = self.home.jobs / order.job
-        write_spec(folder, self._spec(manifest, order))
+        folder, spec = self.home.jobs / order.job, self._spec(manifest, order)
+        # Asked before a process is started for it: only here a refusal can be told from a failure.
+        folds_of(dataset.read(self.home.datasets, manifest.version), spec)
+        write_spec(folder, spec)
         finished = run_job(folder, stopped=stopped)
         version = self._stage(order, manifest, finished)
         self._staged(version.line, stopped)

@@ -3,7 +3,8 @@
 - What answers follows the journal: snapshots, versions and decisions' echoes, in their order.
 - ``durable`` (the default): the answer waits for its record, up to a deadline. ``enqueued``: it goes out at once.
 - With the journal's owner dead, full or slow, the answer goes out with the receipt ``none``: it names no position, and
-  it will never join an outcome. Answered = recorded + repeated + unrecorded + pending, at any moment.
+  it will never join an outcome. Answered = recorded + repeated + unrecorded + pending, at any moment; failed are the
+  questions that got an error instead.
 - A question that was recorded before gets the answer that was recorded then.
 """
 
@@ -31,6 +32,7 @@ DEADLINE = 0.25
 
 MOST_QUEUED = 2_000
 _PAGE = 1_000
+_RECORDED_AT_ONCE = 16
 
 
 class Followed(Protocol):
@@ -82,6 +84,8 @@ class Counters:
     unrecorded: int = 0
     pending: int = 0
     degraded: int = 0
+    failed: int = 0
+    """Questions that got an error and no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +132,8 @@ class LiveService:
         self._deadline = deadline
         self._queue: asyncio.Queue[tuple[Question, Prediction]] = asyncio.Queue(most_queued)
         self._seen = START
+        self._troubles: dict[Kind | None, str] = {}
         self.counters = Counters()
-        self.trouble = ""
         self.now = 0
 
     @property
@@ -142,23 +146,44 @@ class LiveService:
         """The journal's now, in RFC 3339."""
         return format_time(self.now)
 
+    @property
+    def trouble(self) -> str:
+        """What keeps it from serving what the journal says; empty when nothing does."""
+        return " ".join(self._troubles.values())
+
     def follow(self) -> None:
         """Take up what was decided and published since the last time; cheap when nothing was.
 
-        An error leaves what answered before, and is kept as `trouble` until the next record that can be followed.
+        An error leaves what answered before. It is kept as `trouble` until the journal can be read again, or until a
+        record of the same kind changed what answers.
         """
+        try:
+            self._take_up()
+        except RivermillError as error:
+            self._troubles[None] = str(error)
+        else:
+            self._troubles.pop(None, None)
+
+    def _take_up(self) -> None:
         self._journal.refresh()
         self.now = max(self._journal.last_at + 1, self._journal.clock)
         end = self._journal.end()
         if end == self._seen:
             return
         for record in self._between(self._seen, end):
-            try:
-                self._answering.champion.observe(record)
-                self.trouble = ""
-            except RivermillError as error:
-                self.trouble = str(error)
+            self._observe(record)
         self._seen = end
+
+    def _observe(self, record: Record) -> None:
+        champion = self._answering.champion
+        before = champion.state
+        try:
+            champion.observe(record)
+        except RivermillError as error:
+            self._troubles[record.kind] = str(error)
+        else:
+            if champion.state is not before:
+                self._troubles.pop(record.kind, None)
 
     def _between(self, after: int, end: int) -> list[Record]:
         found = []
@@ -177,10 +202,18 @@ class LiveService:
 
         Raises:
             CallerError: The question breaks its contract after all, or its id is another question's.
+            UpstreamError: What is known about it cannot be read.
         """
-        prediction = self._answering.answer(question.fields, START, self.now)
-        if ack == "enqueued":
-            return self._enqueue(question, prediction)
+        try:
+            prediction = self._answering.answer(question.fields, START, self.now)
+            if ack == "enqueued":
+                return self._enqueue(question, prediction)
+            return await self._record(question, prediction)
+        except RivermillError:
+            self.counters.failed += 1
+            raise
+
+    async def _record(self, question: Question, prediction: Prediction) -> dict[str, Any]:
         try:
             outcome = await self._recorder.ask(question.event, prediction, question.principal, self._deadline)
         except UpstreamError:
@@ -206,7 +239,10 @@ class LiveService:
         return self._shown(question, prediction, "pending")
 
     async def record_enqueued(self) -> None:
-        """Record what was enqueued, for as long as this task lives."""
+        """Record what was enqueued, for as long as this task lives: several at a time, so that they share commits."""
+        await asyncio.gather(*(self._record_next() for _ in range(_RECORDED_AT_ONCE)))
+
+    async def _record_next(self) -> None:
         while True:
             question, prediction = await self._queue.get()
             fate = "unrecorded"

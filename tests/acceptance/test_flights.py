@@ -65,7 +65,7 @@ def rebuilt(flights: Run, answered: list[tuple[Record, Prediction, dict[str, Any
 
 
 def test_every_question_was_answered_and_every_answer_ends_once(flights: Run) -> None:
-    counts = flights.join.counts()
+    counts = flights.folds.join.counts()
     kinds = Counter(record.kind for record in records(flights))
     questions = sum(r.kind is Kind.SOURCE and r.stream == "schedule" for r in records(flights))
     assert kinds[Kind.PREDICTION] == questions > FLIGHTS_FOR_RIVER
@@ -116,7 +116,7 @@ def test_a_dataset_rebuilt_by_the_join_has_the_same_hash(
     end = flights.journal.end()
     made = dataset.build(flights.journal, flights.home.datasets, "flights", end, build_fingerprint())
     assert made.considered == made.rows_in + sum(made.excluded.values())
-    assert made.rows_in == made.rows_out == flights.join.counts()["joined"]
+    assert made.rows_in == made.rows_out == flights.folds.join.counts()["joined"]
     table = dataset.read(flights.home.datasets, made.version)
     rows = {offset: index for index, offset in enumerate(rebuilt.column("prediction").to_pylist())}
     order = pa.array([rows[offset] for offset in table.column("prediction").to_pylist()])
@@ -197,5 +197,5 @@ def test_a_fold_rebuilt_from_the_journal_is_the_same_fold(flights: Run) -> None:
     join = JoinFold(flights.pipeline.label)
     for record in islice(records(flights), flights.journal.end() + 1):
         join.apply(record)
-    assert join.digest() == flights.join.digest()
+    assert join.digest() == flights.folds.join.digest()
     assert join._expiring[0].expires - flights.journal.clock < 36 * HOUR

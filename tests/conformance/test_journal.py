@@ -20,6 +20,7 @@ from journal.owner_client import OwnerClient
 from journal.owner_server import OwnerServer
 from journal.privacy import KeyTable
 from journal.record import Cause, Draft, Kind, Record
+from journal.segment import Segment
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
 
@@ -313,3 +314,88 @@ def is_up(client: OwnerClient) -> bool:
         return client.state().end == START
     except OwnerDown:
         return False
+
+
+class TestReader:
+    """What a process that does not own the journal sees while its owner writes on, two records to a file."""
+
+    @pytest.fixture
+    def journal(self, tmp_path: Path) -> Iterator[SqliteJournal]:
+        journal = SqliteJournal(tmp_path / "journal", "t", dedup_window=14 * DAY, records_per_segment=2)
+        yield journal
+        journal.close()
+
+    @pytest.fixture
+    def reader(self, journal: SqliteJournal) -> Iterator[SqliteReader]:
+        reader = SqliteReader(journal.folder)
+        yield reader
+        reader.close()
+
+    def test_it_agrees_with_the_owner_after_every_append(self, journal: SqliteJournal, reader: SqliteReader) -> None:
+        for n in range(9):
+            record = one(journal.append([event(str(n), NOON + n, cause=Cause(0, n, 0))], sink="file"))
+            reader.refresh()
+            assert reader.read(0, n - 1, 9) == [record]
+            assert (reader.end(), reader.clock, reader.last_at) == (n, NOON + n, record.at)
+            assert (reader.mark("file"), reader.mark("other")) == (Cause(0, n, 0), None)
+            assert reader.find(Kind.SOURCE, "/t", str(n)) == n
+        assert [reader.find(Kind.SOURCE, "/t", str(n)) for n in range(9)] == list(range(9))
+        assert reader.read(0, START, 99) == journal.read(0, START, 99)
+        assert reader.incarnation == journal.incarnation
+
+    def test_an_empty_folder_is_an_empty_journal(self, tmp_path: Path) -> None:
+        reader = SqliteReader(tmp_path / "nothing")
+        assert (reader.end(), reader.clock, reader.last_at, reader.mark("x")) == (START, 0, 0, None)
+        assert (reader.read(0, START, 9), reader.find(Kind.SOURCE, "/t", "1"), reader.tallies()) == ([], None, {})
+        journal = SqliteJournal(tmp_path / "nothing", "t")
+        journal.append([event("1")])
+        reader.refresh()
+        assert reader.find(Kind.SOURCE, "/t", "1") == 0
+        reader.close()
+        journal.close()
+
+    def test_an_id_is_found_under_its_kind_and_source_alone(self, journal: SqliteJournal, reader: SqliteReader) -> None:
+        journal.append([event("1")])
+        assert reader.find(Kind.SOURCE, "/other", "1") is None
+        assert reader.find(Kind.QUESTION, "/t", "1") is None
+        assert reader.find(Kind.SOURCE, "/t", "2") is None
+        with pytest.raises(AssertionError, match="not identified"):
+            reader.find(Kind.EXAMPLE, "", "1")
+
+    def test_the_newest_of_an_id_is_found(self, journal: SqliteJournal, reader: SqliteReader) -> None:
+        for draft in (event("1"), event("2"), event("3", NOON + 15 * DAY), event("1", NOON + 15 * DAY)):
+            journal.append([draft])
+        reader.refresh()
+        assert reader.find(Kind.SOURCE, "/t", "1") == 3
+
+    @pytest.mark.parametrize("made", ["nothing", "tables", "facts"])
+    def test_a_file_that_is_still_being_made_hides_nothing(
+        self, journal: SqliteJournal, reader: SqliteReader, made: str
+    ) -> None:
+        """Taken up too early it would have no first record yet, and those before it would be skipped."""
+        records = [one(journal.append([event(str(n), cause=Cause(0, n, 0))], sink="file")) for n in range(2)]
+        path = journal.folder / "segment-000000000002.sqlite"
+        if made == "nothing":
+            path.touch()
+        else:
+            segment = Segment(path)
+            if made == "facts":
+                segment.set_meta(first=2, pipeline="t", format=1, incarnation=journal.incarnation)
+            segment.close()
+        reader.refresh()
+        assert reader.read(0, START, 9) == records
+        assert (reader.end(), reader.clock, reader.mark("file")) == (1, NOON, Cause(0, 1, 0))
+        late = SqliteReader(journal.folder)
+        assert late.read(0, 0, 9) == records[1:]
+        late.close()
+        records.append(one(journal.append([event("2")])))
+        reader.refresh()
+        assert reader.read(0, START, 9) == records
+
+    def test_an_open_group_is_not_seen(self, journal: SqliteJournal, reader: SqliteReader) -> None:
+        journal.append([event("0")])
+        with journal.group():
+            journal.append([event("1", NOON + DAY, cause=Cause(0, 5, 0))], sink="file")
+            assert (reader.end(), reader.clock, reader.last_at, reader.mark("file")) == (0, NOON, NOON, None)
+            assert reader.find(Kind.SOURCE, "/t", "1") is None
+        assert (reader.end(), reader.clock, reader.mark("file")) == (1, NOON + DAY, Cause(0, 5, 0))

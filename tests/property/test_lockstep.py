@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from journal.digest import digest_journal, digest_parts
+from rivermill.agenda import Retrains
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import Run, open_run
+from rivermill.wiring import Run, lines_of, open_run, retrainer_of
 
 EVENTS = 700
+UP_TO_THE_SECOND_RETRAIN = 1_950
 
 
 class Crash(Exception):
@@ -115,3 +117,24 @@ def test_the_same_events_again_are_all_repeats(
     assert run.journal.tallies() == {"repeated": EVENTS}
     assert digest(run) == expected
     run.close()
+
+
+def with_retrains(pipeline: Pipeline, home: Path, events: list[bytes], group: int) -> tuple[str, int]:
+    """The digest of a run that retrains on its schedule, and how many decisions that led to."""
+    run = open_run(pipeline, Home(home, "phishing"))
+    agenda = Retrains(run, retrainer_of(run, lines_of(run)), ray_once=False, say=lambda _: None)
+    run.lockstep.play(events, "test", group=group, agenda=agenda)
+    found = digest(run), len(lines_of(run).history())
+    run.close()
+    return found
+
+
+@pytest.mark.slow
+def test_with_retrains_any_group_size_gives_the_same_digest(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A group ends at the event that reaches the moment, so every retrain sees the same rows."""
+    assert pipeline.recorded is not None
+    events = list(islice(pipeline.recorded(), UP_TO_THE_SECOND_RETRAIN))
+    whole = with_retrains(pipeline, tmp_path / "whole", events, len(events))
+    assert whole[1] == 3
+    for group in (random.Random(1).randrange(2, 40), 500):
+        assert with_retrains(pipeline, tmp_path / f"groups of {group}", events, group) == whole, group

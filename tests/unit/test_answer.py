@@ -212,12 +212,12 @@ def test_a_decision_names_another_line_and_back(desk: Desk) -> None:
     assert answer.snapshot > 2
 
 
-def test_the_line_before_stays_warm_and_follows_its_snapshots(desk: Desk) -> None:
+def test_the_line_before_stays_warm_and_follows_its_snapshots(desk: Desk, tmp_path: Path) -> None:
     online = desk.publish()
     desk.publish(line="m", signature=desk.signer.sign("m", "river", online.model, online.blob))
     desk.decide("promote", "m", 4)
     desk.publish()
-    for path in (desk.blobs.folder).rglob("*"):
+    for path in (tmp_path / "blobs").rglob("*"):
         if path.is_file():
             path.unlink()
     desk.decide("roll_back", "l", 5)

@@ -70,10 +70,8 @@ class Registry:
         signature = self.signer.sign(line, "constant", name, blob)
         return {"line": line, "family": "constant", "model": name, "blob": blob, "signature": signature}
 
-    def snapshot(self, line: str, number: float, *, published: bool = True, **changes: str) -> Record:
-        body = Snapshot(
-            **(self._model(line, number) | changes), examples=1, published=published, guard={}, reasons=[]
-        )
+    def snapshot(self, line: str, number: float, *, published: bool = True, **changes: Any) -> Record:
+        body = Snapshot(**(self._model(line, number) | changes), examples=1, published=published, guard={}, reasons=[])
         return self.land(draft_of(body, kind=Kind.SNAPSHOT, stream="s", id=f"s{self.journal.end()}"))
 
     def version(self, line: str, number: float) -> Record:
@@ -87,9 +85,7 @@ class Registry:
         decision = Decision(
             sequence=self.sequence if sequence is None else sequence, action=action, subject=line, why="", details={}
         )
-        signed = msgspec.structs.replace(
-            decision, signature=self.signer.sign(*signed_parts(pipeline, decision))
-        )
+        signed = msgspec.structs.replace(decision, signature=self.signer.sign(*signed_parts(pipeline, decision)))
         return self.land(draft_of(signed, kind=Kind.DECISION, stream="c", id=f"c{self.journal.end()}"))
 
     def lose(self, number: float, damaged: bytes | None = None) -> None:
@@ -291,7 +287,7 @@ def test_the_same_line_named_again_keeps_the_way_back(registry: Registry) -> Non
 
 
 @pytest.mark.parametrize("changes", [{"model": "0" * 64}, {"blob": "0" * 64}, {"signature": "00"}, {"family": "x"}])
-def test_a_snapshot_that_is_not_ours_leaves_the_one_before(registry: Registry, changes: dict[str, str]) -> None:
+def test_a_snapshot_that_is_not_ours_leaves_the_one_before(registry: Registry, changes: dict[str, Any]) -> None:
     champion = registry.champion()
     champion.observe(registry.decide("bootstrap", "l"))
     champion.observe(registry.snapshot("l", 0.1))

@@ -117,7 +117,8 @@ def test_the_same_key_for_something_else_conflicts(
     assert control.entries("flights") == chain
 
 
-def test_a_key_is_its_pipelines_own(chain: list[Entry], control: ControlLog, signer: Signer) -> None:
+@pytest.mark.usefixtures("chain")
+def test_a_key_is_its_pipelines_own(control: ControlLog, signer: Signer) -> None:
     assert decide(control, signer, 0, pipeline="phishing", subject="x", key="key-2").sequence == 1
 
 
@@ -193,18 +194,16 @@ def test_of_four_processes_one_wins_each_sequence(tmp_path: Path, signer: Signer
         ("hash", "0" * 64),
     ],
 )
-def test_an_edited_field_is_found_and_named(
-    chain: list[Entry], control: ControlLog, signer: Signer, column: str, value: object
-) -> None:
+@pytest.mark.usefixtures("chain")
+def test_an_edited_field_is_found_and_named(control: ControlLog, signer: Signer, column: str, value: object) -> None:
     change(control, f"UPDATE decisions SET {column} = :value WHERE sequence = 3", value=value)
     with pytest.raises(errors.Corrupt, match=r"decision 3 of 'flights'"):
         control.verify("flights", signer)
 
 
 @pytest.mark.parametrize("signature", ["", "00" * 64, "not hex"])
-def test_an_edited_signature_is_untrusted(
-    chain: list[Entry], control: ControlLog, signer: Signer, signature: str
-) -> None:
+@pytest.mark.usefixtures("chain")
+def test_an_edited_signature_is_untrusted(control: ControlLog, signer: Signer, signature: str) -> None:
     change(control, "UPDATE decisions SET signature = :s WHERE sequence = 3", s=signature)
     with pytest.raises(errors.Untrusted):
         control.verify("flights", signer)
@@ -217,35 +216,38 @@ def test_a_swapped_signature_is_untrusted(chain: list[Entry], control: ControlLo
 
 
 @pytest.mark.parametrize("sequence", [1, 3])
-def test_an_entry_cut_out_of_the_middle_is_found(
-    chain: list[Entry], control: ControlLog, signer: Signer, sequence: int
-) -> None:
+@pytest.mark.usefixtures("chain")
+def test_an_entry_cut_out_of_the_middle_is_found(control: ControlLog, signer: Signer, sequence: int) -> None:
     change(control, "DELETE FROM decisions WHERE sequence = :n", n=sequence)
     with pytest.raises(errors.Corrupt, match=f"decision {sequence} of"):
         control.verify("flights", signer)
 
 
-def test_a_gap_that_was_closed_by_renumbering_is_found(chain: list[Entry], control: ControlLog, signer: Signer) -> None:
+@pytest.mark.usefixtures("chain")
+def test_a_gap_that_was_closed_by_renumbering_is_found(control: ControlLog, signer: Signer) -> None:
     change(control, "DELETE FROM decisions WHERE sequence = 3")
     change(control, "UPDATE decisions SET sequence = sequence - 1 WHERE sequence > 3")
     with pytest.raises(errors.Corrupt, match="decision 3 of"):
         control.verify("flights", signer)
 
 
-def test_two_entries_that_changed_places_are_found(chain: list[Entry], control: ControlLog, signer: Signer) -> None:
+@pytest.mark.usefixtures("chain")
+def test_two_entries_that_changed_places_are_found(control: ControlLog, signer: Signer) -> None:
     for old, new in ((2, 99), (3, 2), (99, 3)):
         change(control, "UPDATE decisions SET sequence = :new WHERE sequence = :old", old=old, new=new)
     with pytest.raises(errors.Corrupt, match="decision 2 of"):
         control.verify("flights", signer)
 
 
-def test_another_pipelines_entries_are_found(chain: list[Entry], control: ControlLog, signer: Signer) -> None:
+@pytest.mark.usefixtures("chain")
+def test_another_pipelines_entries_are_found(control: ControlLog, signer: Signer) -> None:
     change(control, "UPDATE decisions SET pipeline = 'phishing'")
     with pytest.raises(errors.Corrupt, match="decision 1 of 'phishing'"):
         control.verify("phishing", signer)
 
 
-def test_a_decision_under_another_key_is_untrusted(chain: list[Entry], control: ControlLog, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("chain")
+def test_a_decision_under_another_key_is_untrusted(control: ControlLog, tmp_path: Path) -> None:
     stranger = Signer.open(tmp_path / "stranger")
     with pytest.raises(errors.Untrusted):
         control.verify("flights", stranger)
@@ -276,7 +278,7 @@ def test_a_tail_that_was_decided_anew_shows_beside_the_journal(
         missing_echoes(control, "flights", journal)
 
 
-def test_an_echo_proves_itself(chain: list[Entry], signer: Signer, tmp_path: Path) -> None:
+def test_an_echo_proves_itself(chain: list[Entry], signer: Signer) -> None:
     journal = MemoryJournal("flights")
     journal.append([echo_of(entry) for entry in chain])
     for entry, record in zip(chain, journal.read(0, START, 9), strict=True):
@@ -284,8 +286,8 @@ def test_an_echo_proves_itself(chain: list[Entry], signer: Signer, tmp_path: Pat
         assert (record.kind, record.stream, record.id) == (Kind.DECISION, "control", f"decision-{entry.sequence}")
         assert echo == decision_of(entry)
         signer.verify(echo.signature, *signed_parts("flights", echo))
-        for forged in ({"subject": "x"}, {"sequence": 9}, {"action": "reject"}, {"why": "x"}, {"details": {}}):
-            changed = msgspec.structs.replace(echo, **forged)
+        for name, forged in {"subject": "x", "sequence": 9, "action": "reject", "why": "x", "details": {}}.items():
+            changed = msgspec.structs.replace(echo, **{name: forged})
             with pytest.raises(errors.Untrusted):
                 signer.verify(echo.signature, *signed_parts("flights", changed))
         with pytest.raises(errors.Untrusted):

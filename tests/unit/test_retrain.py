@@ -98,16 +98,18 @@ def test_every_candidate_is_scored_on_every_fold(straight: Retrained) -> None:
     assert all(score.auc > 0.8 and 0 < score.log_loss < 0.6 for score in straight.scores["logistic"])
 
 
-def test_the_holdout_is_the_newest_window_scored_by_a_model_that_had_not_seen_it(straight: Retrained) -> None:
+def test_the_holdout_is_every_test_window_scored_by_a_model_that_had_not_seen_it(straight: Retrained) -> None:
     rows, holdout = made(), straight.holdout
-    assert holdout.prediction.tolist() == rows.column("prediction").to_pylist()[-168:]
-    assert holdout.at.tolist() == times_of(rows)[-168:].tolist()
-    assert holdout.outcome.tolist() == rows.column("outcome").to_pylist()[-168:]
-    assert exact_auc(holdout.score, holdout.outcome) == straight.scores["logistic"][-1].auc
+    assert holdout.prediction.tolist() == rows.column("prediction").to_pylist()[-504:]
+    assert holdout.at.tolist() == times_of(rows)[-504:].tolist()
+    assert holdout.outcome.tolist() == rows.column("outcome").to_pylist()[-504:]
+    for number, score in enumerate(straight.scores["logistic"]):
+        fold = slice(168 * number, 168 * (number + 1))
+        assert exact_auc(holdout.score[fold], holdout.outcome[fold]) == score.auc
     final = batch.load(straight.exported.data)
     names = features_of(rows)[0]
     again = [batch.predict_one(final, batch.inputs(names, list(row.values()))) for row in _features(rows, names)]
-    assert not np.array_equal(again[-168:], holdout.score), "the refitted model has seen them, and answers otherwise"
+    assert not np.array_equal(again[-504:], holdout.score), "the refitted model has seen them, and answers otherwise"
 
 
 def _features(rows: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -233,3 +235,15 @@ def test_small_work_stays_here_and_large_work_goes_to_ray() -> None:
 def test_the_estimate_is_that_of_the_measurement_it_was_made_from() -> None:
     assert estimate_seconds([20_000], 20) == pytest.approx(0.46, rel=0.2)
     assert estimate_seconds([60_000], 20) == pytest.approx(0.89, rel=0.4)
+
+
+def test_the_probe_is_what_the_estimator_itself_says_to_recorded_predictions(straight: Retrained) -> None:
+    rows, probe = made(), straight.probe
+    known = rows.column("prediction").to_pylist()
+    places = [known.index(offset) for offset in probe.predictions]
+    assert len(places) == 256
+    assert places == sorted(places)
+    final, names = batch.load(straight.exported.data), features_of(rows)[0]
+    values = [list(row.values()) for row in _features(rows, names)]
+    served = [batch.predict_one(final, batch.inputs(names, values[place])) for place in places]
+    assert max(abs(ours - theirs) for ours, theirs in zip(served, probe.scores, strict=True)) < 1e-9

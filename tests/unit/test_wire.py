@@ -1,6 +1,5 @@
 """The wire between the journal's owner and its clients: what is sent comes out the same, and nothing else comes in."""
 
-import os
 import struct
 from pathlib import Path
 
@@ -143,12 +142,12 @@ def test_a_socket_has_an_address_however_long_its_path(tmp_path: Path, length: i
         folder /= "d" * min(100, max(1, length - len(str(folder)) - len("//owner.sock")))
     path = folder / "owner.sock"
     folder.mkdir(parents=True, exist_ok=True)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with wire.address_of(path) as address:
         assert len(address) <= 107
         assert Path(address).parent.samefile(folder)
         assert (address == str(path)) is (len(str(path)) <= 107)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_no_folder_is_no_address(tmp_path: Path) -> None:

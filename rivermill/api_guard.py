@@ -1,0 +1,131 @@
+"""Who may use which route: the table, and the routes that look it up before they read anything of a request's body.
+
+What counts is the route that was matched, never the text of the address. What is not in the table is nobody's.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import Depends
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from journal.errors import CallerError, NotAllowed
+from rivermill.access import KeyRing, Principal
+
+LARGEST_BODY = 10 * 1024 * 1024
+"""Bytes."""
+
+PUBLIC = frozenset({"livez", "readyz"})
+"""Routes that need no key."""
+
+PERMISSIONS: dict[str, frozenset[str]] = {
+    "events": frozenset({"producer"}),
+    "labels": frozenset({"labeler", "producer"}),
+    "predict": frozenset({"predictor"}),
+    "prediction": frozenset({"predictor", "auditor"}),
+    "submit_job": frozenset({"trainer"}),
+    "jobs": frozenset({"trainer", "auditor"}),
+    "job": frozenset({"trainer", "auditor"}),
+    "job_logs": frozenset({"trainer", "auditor"}),
+    "stop_job": frozenset({"trainer"}),
+    "versions": frozenset({"trainer", "promoter", "auditor"}),
+    "version": frozenset({"trainer", "promoter", "auditor"}),
+    "decisions": frozenset({"promoter", "auditor"}),
+    "promote": frozenset({"promoter"}),
+    "rollback": frozenset({"promoter"}),
+    "status": frozenset({"producer", "predictor", "labeler", "trainer", "promoter", "auditor"}),
+    "metrics": frozenset({"auditor"}),
+    "openapi": frozenset({"producer", "predictor", "labeler", "trainer", "promoter", "auditor"}),
+}
+"""Route name to the roles that may use it, admin beside them. A route that is not here is nobody's."""
+
+
+_PRINCIPAL = "rivermill.principal"
+_ANYONE = Principal("anyone", frozenset(), frozenset())
+
+
+class BadRequest(CallerError):
+    """This request is not what its route takes."""
+
+
+class TooLarge(CallerError):
+    """This request is too large."""
+
+    status = 413
+
+
+class UnknownEncoding(CallerError):
+    """The body's encoding is not taken."""
+
+    status = 415
+
+
+def authorize(request: Request, route: str) -> Principal:
+    """Let a request through to the route of this name.
+
+    Raises:
+        NoKey: It carries none that holds.
+        NotAllowed: Its key may not do this, or not in this pipeline.
+    """
+    if route in PUBLIC:
+        return _ANYONE
+    ring: KeyRing = request.app.state.keyring
+    principal = ring.principal_of(request.headers.get("authorization"), request.headers.get("x-api-key"))
+    if route not in PERMISSIONS:
+        raise NotAllowed(which=f"route {route!r} is nobody's", fix="Give it roles in rivermill/api_guard.py")
+    principal.require(PERMISSIONS[route], request.path_params.get("pipeline"))
+    return principal
+
+
+async def read_body(request: Request) -> bytes:
+    """A request's whole body.
+
+    Raises:
+        TooLarge: It has more than `LARGEST_BODY` bytes.
+        UnknownEncoding: It is compressed.
+        BadRequest: It breaks off.
+    """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UnknownEncoding(which=request.headers["content-encoding"][:40], fix="Send it as it is")
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST_BODY:
+                raise TooLarge(which=f"more than {LARGEST_BODY} bytes", fix="Send less at a time")
+    except ClientDisconnect as error:
+        raise BadRequest(which="The body breaks off", fix="Send all of it") from error
+    return bytes(body)
+
+
+class GuardedRoute(APIRoute):
+    """A route that FastAPI answers, once we know who asks: on its own it would parse a stranger's body first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See `fastapi.routing.APIRoute`."""
+        answer = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            request.scope[_PRINCIPAL] = authorize(request, self.name)
+            body = await read_body(request)
+
+            async def again() -> Message:
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            return await answer(Request(request.scope, again))
+
+        return guarded
+
+
+def caller_of(request: Request) -> Principal:
+    """Whom the guard let through; raises NotAllowed where no guard stood."""
+    principal = request.scope.get(_PRINCIPAL)
+    if not isinstance(principal, Principal):
+        raise NotAllowed(which="this route has no guard", fix="Make it a `GuardedRoute`")
+    return principal
+
+
+Caller = Annotated[Principal, Depends(caller_of)]
