@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEEKS ?= 10
 
-.PHONY: demo test lint types floors check bench lock clean
+.PHONY: demo up test lint types floors check bench lock clean
 
 demo: $(READY)  ## play ten weeks of real flights (WEEKS=6 for fewer)
 	$(BIN)/rivermill demo --weeks $(WEEKS)
+
+up: $(READY)  ## the live service over what has run here; Ctrl-C stops it
+	$(BIN)/rivermill up
 
 test: $(READY)  ## every test
 	$(BIN)/python -m pytest

@@ -28,9 +28,10 @@ from rivermill.live_line import LiveLine
 from rivermill.lockstep import Agenda as LockstepAgenda
 from rivermill.lockstep import NothingToDo, Progress
 from rivermill.pipeline import load_pipeline
+from rivermill.registry_wiring import lines_of, projection_of, retrainer_of
 from rivermill.settings import Home
 from rivermill.supervisor import say_on_stderr
-from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, Run, lines_of, open_run, projection_of, retrainer_of
+from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, Run, open_run
 
 Figures = dict[str, Any]
 

@@ -22,8 +22,8 @@ from journal.sqlite_reader import SqliteReader
 from registry import promotion
 from rivermill.lines import Lines
 from rivermill.pipeline import Pipeline
+from rivermill.registry_wiring import jobs_of, live_lines
 from rivermill.settings import Home
-from rivermill.wiring import jobs_of, live_lines
 from training.jobs import Job, JobTable
 
 Facts = dict[str, Any]

@@ -24,8 +24,9 @@ from rivermill.api_hot import PipelineService
 from rivermill.desk import Desk, JobDesk
 from rivermill.genesis import definition_of
 from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.registry_wiring import live_lines
 from rivermill.settings import Home
-from rivermill.wiring import answering_of, champion_of, live_lines, read_one
+from rivermill.wiring import answering_of, champion_of, read_one
 from serving.live import LiveService
 
 _FOLLOW_EVERY = 0.02

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 from journal.asking import Asking
-from journal.control import ControlLog, echo_of, missing_echoes
-from journal.errors import RivermillError
+from journal.control import ControlLog, decision_of, echo_of, missing_echoes, signed_parts
+from journal.errors import RivermillError, Untrusted
 from journal.intake import Intake
 from journal.owner_server import OwnerServer
 from journal.privacy import KeyTable
+from journal.record import Draft
 from journal.sqlite_log import SqliteJournal
+from registry.signing import Signer
 from rivermill.pipeline import load_intake
 from rivermill.settings import Home
 
@@ -22,9 +24,7 @@ def main(root: Path, folder: Path) -> None:
     home = Home(root, rules.name)
     journal = SqliteJournal(home.journal, rules.name, dedup_window=rules.dedup_window)
     keys = KeyTable(home.keys / "subjects.sqlite")
-    # What was decided while nobody owned the journal acts from here on.
-    echoes = [echo_of(entry) for entry in missing_echoes(ControlLog(home.control), rules.name, journal)]
-    if echoes:
+    if echoes := _to_echo(home, journal):
         journal.append(echoes)
     intake = Intake(journal, rules.contracts, keys, starts=rules.starts)
     asking = Asking(journal, rules.contracts[rules.question.stream], keys, rules.question.key)
@@ -33,6 +33,22 @@ def main(root: Path, folder: Path) -> None:
     finally:
         keys.close()
         journal.close()
+
+
+def _to_echo(home: Home, journal: SqliteJournal) -> list[Draft]:
+    """What was decided while nobody owned the journal, up to the first decision that is not one of ours.
+
+    A row that somebody else wrote must not enter a log from which nothing can be taken away.
+    """
+    verifier, echoes = Signer.open(home.keys / "signing.key"), []
+    for entry in missing_echoes(ControlLog(home.control), home.pipeline, journal):
+        try:
+            verifier.verify(entry.signature, *signed_parts(home.pipeline, decision_of(entry)))
+        except Untrusted as error:
+            sys.stderr.write(f"rivermill: decision {entry.sequence} and all after it are not echoed: {error}\n")
+            break
+        echoes.append(echo_of(entry))
+    return echoes
 
 
 async def _serve(server: OwnerServer) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from journal.blobs import DirectoryBlobs
 from journal.body import Decision, decode
 from journal.errors import JobFailed, LostRace, OwnerDown, RegistryDown, RivermillError
 from journal.log import START
@@ -23,11 +22,10 @@ from journal.record import Draft, Kind
 from journal.sqlite_reader import SqliteReader
 from rivermill.desk import wall_now
 from rivermill.pipeline import Pipeline, load_pipeline
-from rivermill.projection import Projection
+from rivermill.registry_wiring import jobs_of, live_lines, live_projection, live_retrainer, mlflow_of
 from rivermill.retraining import Order
 from rivermill.settings import Home
 from rivermill.supervisor import say_on_stderr
-from rivermill.wiring import jobs_of, live_lines, live_retrainer, mlflow_of
 from training.job_runner import JobStopped
 from training.jobs import Job, JobTable
 from training.schedule import last_trigger
@@ -137,15 +135,8 @@ class Registrar:
         name = post.pipeline.name
         with contextlib.closing(SqliteReader(post.home.journal)) as journal:
             lines = live_lines(post.pipeline, post.home, journal, lambda _: None)
-            projection = Projection(
-                lines=lines,
-                journal=journal,
-                blobs=DirectoryBlobs(post.home.blobs),
-                datasets=post.home.datasets,
-                mlflow=self._mlflow,
-                say=self._say,
-                logged=self._projections[name],
-            )
+            logged = self._projections[name]
+            projection = live_projection(lines, post.home, journal, self._mlflow, self._say, logged)
             try:
                 projection.run()
                 self._complained = False

@@ -20,9 +20,10 @@ from journal.errors import Misconfigured, Refused
 from journal.owner import OwnerLock
 from rivermill.access import KeyRing
 from rivermill.pipeline import load_pipeline
+from rivermill.registry_wiring import mlflow_of
 from rivermill.settings import Home, pipelines_in
 from rivermill.supervisor import ChildSpec, Supervisor, say_on_stderr
-from rivermill.wiring import mlflow_of, open_run
+from rivermill.wiring import open_run
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8300

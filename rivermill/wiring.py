@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from features.feast_store import apply, open_store
@@ -21,38 +20,27 @@ from journal.fold import Fold
 from journal.intake import Intake
 from journal.log import Journal
 from journal.privacy import KeyTable
-from journal.record import Cause, Draft, Record
+from journal.record import Cause, Record
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
-from journal.sqlite_reader import SqliteReader
 from journal.stamp import is_behind
 from registry.flavor import Flavor, OnlineFlavor
 from registry.signing import Signer, Verifier, public_path
 from rivermill.build import build_fingerprint, library_fingerprint
-from rivermill.evaluation import Evaluation
 from rivermill.genesis import begin, definition_of
-from rivermill.lines import Lines
 from rivermill.lockstep import Lockstep
 from rivermill.pipeline import Pipeline
-from rivermill.retraining import Retrainer
 from rivermill.settings import Home
 from serving.answer import AnswerFold
 from serving.answering import Answering
 from serving.champion import Champion
 from serving.predictor import Predictor
-from training.jobs import JobTable
 from training.join import JoinFold
 from training.learner import Learner
-from training.learner_state import StateStore
-from training.scores import stored_rows
 
 if TYPE_CHECKING:
-    import numpy as np
     from feast import FeatureStore
-    from numpy.typing import NDArray
 
-    from registry.mlflow_registry import MlflowRegistry
-    from rivermill.projection import Projection
 
 HISTORY_ROWS_PER_FLUSH = 200_000
 FLAVORS = ("river", "batch")
@@ -274,110 +262,6 @@ def verifier_of(home: Home) -> Verifier:
 def control_of(home: Home) -> ControlLog:
     """The pipeline's control log."""
     return ControlLog(home.control)
-
-
-def lines_of(run: Run) -> Lines:
-    """The lines of a pipeline that this process owns, in lock-step."""
-    evaluation = Evaluation(
-        run.pipeline,
-        run.journal,
-        DirectoryBlobs(run.home.blobs),
-        lambda: predictor_of(run.pipeline, run.home),
-        run.folds.learner.scores.table,
-    )
-    return Lines(
-        pipeline=run.pipeline,
-        control=run.control,
-        evaluation=evaluation,
-        land=run.lockstep.land,
-        clock=lambda: run.journal.clock,
-        signer=signer_of(run.home),
-        lockstep=True,
-    )
-
-
-def retrainer_of(run: Run, lines: Lines) -> Retrainer:
-    """Retrains of a pipeline that this process owns, in lock-step."""
-    return Retrainer(
-        pipeline=run.pipeline,
-        home=run.home,
-        journal=run.journal,
-        land=run.lockstep.land,
-        lines=lines,
-        blobs=DirectoryBlobs(run.home.blobs),
-        signer=signer_of(run.home),
-    )
-
-
-def projection_of(run: Run, say: Callable[[str], None]) -> "Projection":
-    """MLflow's mirror of a pipeline that this process owns."""
-    from rivermill.projection import Projection  # noqa: PLC0415 - only where MLflow is wanted
-
-    return Projection(
-        lines=lines_of(run),
-        journal=run.journal,
-        blobs=DirectoryBlobs(run.home.blobs),
-        datasets=run.home.datasets,
-        mlflow=mlflow_of(run.home.root),
-        say=say,
-    )
-
-
-def live_lines(pipeline: Pipeline, home: Home, journal: SqliteReader, land: Callable[[Draft], None]) -> Lines:
-    """The lines of a pipeline whose journal another process may own."""
-
-    def online_rows() -> "NDArray[np.void]":
-        file = FoldFile(home.fold("learner"), readonly=True)
-        try:
-            stored = _state_store(pipeline, home).read(file)
-            return stored_rows(file, stored[1].scores, stored[1].last_scores) if stored else stored_rows(file, 0, b"")
-        finally:
-            file.close()
-
-    evaluation = Evaluation(
-        pipeline, journal, DirectoryBlobs(home.blobs), lambda: predictor_of(pipeline, home), online_rows
-    )
-    return Lines(
-        pipeline=pipeline,
-        control=control_of(home),
-        evaluation=evaluation,
-        land=land,
-        clock=lambda: journal.clock,
-        signer=signer_of(home),
-        lockstep=False,
-    )
-
-
-def live_retrainer(lines: Lines, home: Home, journal: SqliteReader) -> Retrainer:
-    """Retrains beside a journal that another process owns."""
-    return Retrainer(
-        pipeline=lines.pipeline,
-        home=home,
-        journal=journal,
-        land=lines.land,
-        lines=lines,
-        blobs=DirectoryBlobs(home.blobs),
-        signer=lines.signer,
-    )
-
-
-def _state_store(pipeline: Pipeline, home: Home) -> StateStore:
-    line = pipeline.line
-    return StateStore(DirectoryBlobs(home.blobs), signer_of(home), line.settings.line, line.flavor)
-
-
-def jobs_of(home: Home) -> JobTable:
-    """The pipeline's training jobs."""
-    return JobTable(control_of(home).engine)
-
-
-def mlflow_of(root: Path, uri: str = "", ui: str = "") -> "MlflowRegistry":
-    """The MLflow registry of a home: its own database, or a tracking server."""
-    from registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415 - costs what only a registration should pay
-
-    folder = (root / "mlflow").absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    return MlflowRegistry(uri or f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", ui)
 
 
 def _register(pipeline: Pipeline, home: Home, incarnation: str) -> None:

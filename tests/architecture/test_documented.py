@@ -1,4 +1,4 @@
-"""What is undocumented fails: verbs, options, settings, record kinds, errors; and what must not be in any file."""
+"""What is undocumented fails: verbs, options, settings, records, errors, routes, checks; and what no file may hold."""
 
 import ast
 import re
@@ -12,8 +12,16 @@ import pytest
 from features import reader  # noqa: F401 - defines an error
 from journal.errors import RivermillError
 from journal.record import Kind
+from registry.checks import CHECKS, Meaning
+from registry.flavors import export  # noqa: F401 - defines an error
+from registry.lifecycle import TABLE, Event, State
+from registry.policy import ALWAYS
 from rivermill import inspection  # noqa: F401 - defines an error
+from rivermill.access import ROLES
+from rivermill.api_guard import PERMISSIONS, PUBLIC
 from rivermill.cli import rivermill
+from training import job_runner  # noqa: F401 - defines an error
+from training.jobs import TRANSITIONS
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("journal", "features", "registry", "training", "serving", "rivermill")
@@ -67,11 +75,11 @@ def test_every_verb_prints_json_and_has_help() -> None:
 
 
 def test_every_setting_of_the_environment_is_in_the_docs() -> None:
-    variables = [
-        str(option.envvar) for option in rivermill.params if isinstance(option, click.Option) and option.envvar
-    ]
-    assert variables == ["RIVERMILL_HOME", "RIVERMILL_PIPELINES"]
-    assert all(f"`{variable}`" in doc("cli.md") for variable in variables)
+    commands = [rivermill, *(command for _, command in verbs(rivermill, "rivermill"))]
+    options = [option for command in commands for option in command.params if isinstance(option, click.Option)]
+    variables = {str(option.envvar) for option in options if option.envvar}
+    assert variables == {"RIVERMILL_HOME", "RIVERMILL_PIPELINES", "RIVERMILL_PORT", "RIVERMILL_MLFLOW_PORT"}
+    assert all(f"| `{variable}` |" in doc("cli.md") for variable in variables)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -88,6 +96,72 @@ def test_every_error_has_its_exit_code_in_the_docs(error: type[RivermillError]) 
     line = next(line for line in doc("cli.md").splitlines() if line.startswith(f"| {error.exit_code} |"))
     assert f"`{error.__name__}`" in line
     assert (error.__doc__ or "").strip().endswith(".")
+
+
+def test_every_module_that_defines_an_error_is_imported_here() -> None:
+    """Else its errors could stay undocumented: they are found by what they derive from."""
+    known = {error.__name__ for error in errors(RivermillError)} | {RivermillError.__name__}
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.ClassDef)
+                and {base.id for base in node.bases if isinstance(base, ast.Name)} & known
+            ):
+                assert node.name in known, f"{path.relative_to(ROOT)} defines {node.name}"
+
+
+def rows(page: str, columns: int) -> dict[str, list[str]]:
+    """The rows of a page's tables that have so many columns: the first cell to the others."""
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in doc(page).splitlines()
+        if line.startswith("| `")
+    ]
+    return {row[0].strip("`"): row[1:] for row in cells if len(row) == columns}
+
+
+def test_every_route_is_in_the_docs_with_its_roles() -> None:
+    documented = {route: set(re.findall(r"\w+", roles)) for route, (_, roles, _) in rows("http.md", 4).items()}
+    open_to_all: dict[str, set[str]] = dict.fromkeys(PUBLIC, {"anyone"})
+    assert documented == {**open_to_all, **{route: set(roles) for route, roles in PERMISSIONS.items()}}
+
+
+def test_every_role_is_in_the_docs() -> None:
+    assert set(rows("access.md", 2)) == set(ROLES)
+
+
+@pytest.mark.parametrize(("check", "meaning"), CHECKS.items())
+def test_every_check_of_the_gate_is_in_the_docs(check: str, meaning: Meaning) -> None:
+    bound, when, measures = rows("gate.md", 4)[check]
+    inherent = check in {threshold.check for threshold in ALWAYS}
+    assert bound == f"`{meaning.bound}`"
+    assert when == ("live" if meaning.live else "always asked" if inherent else "as declared")
+    assert measures.startswith(meaning.measures)
+
+
+def arrows(page: str) -> set[tuple[str, str, str]]:
+    """The arrows of a page's state diagram: from, event, to."""
+    return set(re.findall(r"^\s+(\w+) --> (\w+) : (\w+)$", doc(page), re.MULTILINE))
+
+
+def test_the_diagram_of_a_lines_states_is_the_table() -> None:
+    drawn = {(before, event, after) for before, after, event in arrows("lines.md")}
+    assert drawn == {
+        (str(before), str(event), str(after)) for before in TABLE for event, after in TABLE[before].items()
+    }
+    assert all(f"`{state}`" in doc("lines.md") for state in State)
+    assert all(f"`{event}`" in doc("lines.md") for event in Event)
+
+
+def test_the_diagram_of_a_jobs_states_is_the_table() -> None:
+    drawn = {(before, event, after) for before, after, event in arrows("jobs.md")}
+    assert drawn == {(before, event, after) for before in TRANSITIONS for event, after in TRANSITIONS[before].items()}
+
+
+def test_every_page_and_link_between_pages_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_every_setting_of_a_pipeline_is_in_the_docs() -> None:

@@ -27,9 +27,10 @@ from rivermill.api_hot import MOST_EVENTS, MOST_QUESTIONS, PipelineService
 from rivermill.desk import Desk, JobDesk
 from rivermill.genesis import definition_of
 from rivermill.pipeline import load_pipeline
+from rivermill.registry_wiring import lines_of, retrainer_of
 from rivermill.retraining import Order
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import answering_of, champion_of, lines_of, open_run, read_one, retrainer_of
+from rivermill.wiring import answering_of, champion_of, open_run, read_one
 from serving.live import LiveService
 
 NAME = "phishing"
@@ -430,7 +431,8 @@ def test_the_pipelines_state_is_told(play: Play) -> None:
         assert (ready.status_code, ready.json()) == (200, {"ready": True, "trouble": {}})
         await here.post("predict", here.question("counted"))
         status = (await here.get("status")).json()
-        assert (status["line"], status["control"], status["trouble"]) == ("online", 1, "")
+        decided = (await here.get("decisions")).json()["decisions"]
+        assert (status["line"], status["control"], status["trouble"]) == ("online", len(decided), "")
         assert status["answers"]["answered"] == status["answers"]["recorded"] == 1
         text = (await here.http.get("/metrics")).text
         assert 'rivermill_answers_total{fate="recorded",pipeline="phishing"} 1.0' in text

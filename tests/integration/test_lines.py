@@ -29,8 +29,9 @@ from registry.policy import policy_of
 from rivermill.agenda import Retrains
 from rivermill.lines import Lines
 from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.registry_wiring import lines_of, retrainer_of
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import Run, lines_of, open_run, retrainer_of, verifier_of
+from rivermill.wiring import Run, open_run, verifier_of
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,10 @@ from journal.log import START
 from journal.record import Draft, Kind
 from rivermill.agenda import Retrains
 from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.registry_wiring import lines_of, retrainer_of
 from rivermill.retraining import Order, scheduled_job
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import Run, lines_of, open_run, retrainer_of
+from rivermill.wiring import Run, open_run
 
 pytestmark = pytest.mark.slow
 
@@ -171,13 +172,6 @@ def test_a_crash_between_two_steps_changes_nothing(
     (line,) = run.folds.answer.champion.state.places.keys() - {"online"}
     assert lines_of(run).judged(line)["report"], "the gate's word survives, too"
     run.close()
-
-
-@pytest.mark.parametrize("group", [3, 64])
-def test_the_size_of_a_group_changes_nothing(
-    pipeline: Pipeline, root: Path, events: list[bytes], expected: str, group: int
-) -> None:
-    assert play(pipeline, root, events, group=group) == expected
 
 
 # Where it cannot be done
