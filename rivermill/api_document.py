@@ -27,10 +27,19 @@ _QUESTION = {
     "properties": {
         "id": {"type": "string", "description": "Asked again with the same id, the same answer is given."},
         "source": {"type": "string", "default": "http"},
+        "type": {"type": "string", "description": "The question stream, if it is said."},
         "data": {"type": "object"},
     },
 }
 _QUESTIONS = {"oneOf": [_QUESTION, {"type": "object", "properties": {"questions": {"type": "array"}}}]}
+_PIPELINE = {"name": "pipeline", "in": "path", "required": True, "schema": {"type": "string"}}
+_ACK = {
+    "name": "ack",
+    "in": "query",
+    "description": "Whether the answer waits for its record.",
+    "schema": {"type": "string", "enum": ["durable", "enqueued"], "default": "durable"},
+}
+_PARAMETERS = {"events": [_PIPELINE], "labels": [_PIPELINE], "predict": [_PIPELINE, _ACK]}
 _BODIES = {"events": _EVENTS, "labels": _EVENTS, "predict": _QUESTIONS}
 _ANSWERS = {
     "events": {"202": "accepted", "200": "repeated, or a batch with a fate per event", "409": "the id is taken"},
@@ -66,7 +75,7 @@ def _operation(name: str, text: str) -> dict[str, Any]:
     return {
         "operationId": name,
         "summary": text.partition(": ")[2],
-        "parameters": [{"name": "pipeline", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "parameters": _PARAMETERS[name],
         "requestBody": body,
         "responses": responses,
     }

@@ -22,6 +22,9 @@ from serving.live import Ack, LiveService, Question, event_of
 
 MOST_EVENTS = 10_000
 MOST_QUESTIONS = 1_000
+QUESTIONS_AT_ONCE = 25
+"""Of one request: they share the journal's commits, and no other request waits long behind them."""
+
 OWNER_SECONDS = 5.0
 DEFAULT_SOURCE = "http"
 
@@ -56,6 +59,7 @@ class _AskOne(msgspec.Struct):
     id: str
     data: msgspec.Raw
     source: str = DEFAULT_SOURCE
+    type: str | None = None
 
 
 class _AskMany(msgspec.Struct):
@@ -146,7 +150,10 @@ async def predict(service: PipelineService, request: Request, principal: Princip
     many = _questions_in(body)
     if many is None:
         return _json(await service.live.ask(_question(service, body, principal), ack), _OK)
-    answers = await asyncio.gather(*(_answered(service, raw, principal, ack) for raw in many))
+    answers: list[dict[str, Any]] = []
+    for first in range(0, len(many), QUESTIONS_AT_ONCE):
+        some = many[first : first + QUESTIONS_AT_ONCE]
+        answers += await asyncio.gather(*(_answered(service, raw, principal, ack) for raw in some))
     return _json({"answers": answers}, _OK)
 
 
@@ -174,7 +181,10 @@ def _question(service: PipelineService, raw: bytes, principal: Principal) -> Que
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         fix = 'Send {"id": "...", "data": {...}}'
         raise BadRequest(which=f"The question cannot be read ({str(error)[:200]})", fix=fix) from error
-    event = event_of(asked.id, asked.source, service.question.contract.stream, service.live.now, bytes(asked.data))
+    stream = service.question.contract.stream
+    if asked.type not in (None, stream):
+        raise BadRequest(which=f"type {str(asked.type)[:64]!r} is no question", fix=f"Send type {stream!r}, or none")
+    event = event_of(asked.id, asked.source, stream, service.live.now, bytes(asked.data))
     most = service.question.contract.max_bytes
     if len(event) > most:
         raise TooLarge(which=f"a question of {len(event)} bytes, more than {most}", fix="Send less")

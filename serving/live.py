@@ -2,17 +2,19 @@
 
 - What answers follows the journal: snapshots, versions and decisions' echoes, in their order.
 - ``durable`` (the default): the answer waits for its record, up to a deadline. ``enqueued``: it goes out at once.
-- With the journal's owner dead, full or slow, the answer goes out with the receipt ``none``: it names no position, and
-  it will never join an outcome. Answered = recorded + repeated + unrecorded + pending, at any moment; failed are the
-  questions that got an error instead.
+- With the journal's owner dead, full or slow, the answer goes out with the receipt ``none``: it names no position. A
+  slow owner may record it after all; until it says so, the answer is pending in the counts. One that is unrecorded will
+  never join an outcome.
+- Answered = recorded + repeated + unrecorded + pending, at any moment; failed are the questions that got an error
+  instead.
 - A question that was recorded before gets the answer that was recorded then.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 
@@ -24,54 +26,19 @@ from journal.record import Kind, Record
 from journal.wire import Asked, AskedBefore
 from serving.answering import Answering
 from serving.champion import FOLLOWED
+from serving.upstream import Followed, Recorder
 
 Ack = Literal["durable", "enqueued"]
 
 DEADLINE = 0.25
 """Seconds that an answer waits for its record."""
 
+PATIENCE = 10.0
+"""Seconds after which an owner that says nothing is believed to have recorded nothing."""
+
 MOST_QUEUED = 2_000
 _PAGE = 1_000
 _RECORDED_AT_ONCE = 16
-
-
-class Followed(Protocol):
-    """A journal that another process owns."""
-
-    @property
-    def incarnation(self) -> str:
-        """Its life."""
-        ...
-
-    @property
-    def clock(self) -> int:
-        """Its clock, in microseconds."""
-        ...
-
-    @property
-    def last_at(self) -> int:
-        """The ``at`` of its last record."""
-        ...
-
-    def refresh(self) -> None:
-        """Take up segments that were begun since."""
-        ...
-
-    def end(self, partition: int = 0) -> int:
-        """Its last offset."""
-        ...
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        ...
-
-
-class Recorder(Protocol):
-    """The journal's owner, as far as questions go."""
-
-    async def ask(self, question: bytes, prediction: Prediction, principal: str, timeout: float) -> Asked | AskedBefore:
-        """See `journal.owner_client.AsyncOwnerClient.ask`."""
-        ...
 
 
 @dataclass(slots=True)
@@ -126,12 +93,14 @@ class LiveService:
             journal: Where what answers is followed.
             recorder: Where questions and answers are recorded.
             deadline: Seconds that an answer waits for its record.
-            most_queued: Enqueued answers that may wait; further ones are not recorded.
+            most_queued: Enqueued answers that may wait, and answers whose record is late; no more are waited for.
         """
         self._answering, self._journal, self._recorder = answering, journal, recorder
-        self._deadline = deadline
+        self._deadline, self._most_queued = deadline, most_queued
+        self._late: set[asyncio.Task[None]] = set()
         self._queue: asyncio.Queue[tuple[Question, Prediction]] = asyncio.Queue(most_queued)
         self._seen = START
+        self._newest = START
         self._troubles: dict[Kind | None, str] = {}
         self.counters = Counters()
         self.now = 0
@@ -145,6 +114,16 @@ class LiveService:
     def now_text(self) -> str:
         """The journal's now, in RFC 3339."""
         return format_time(self.now)
+
+    @property
+    def end(self) -> int:
+        """Offset of the last record that was taken up."""
+        return self._seen
+
+    @property
+    def features_age(self) -> int | None:
+        """Microseconds from when the newest row that any answer has read became known to now; None before the first."""
+        return None if self._newest == START else self.now - self._newest
 
     @property
     def trouble(self) -> str:
@@ -206,6 +185,7 @@ class LiveService:
         """
         try:
             prediction = self._answering.answer(question.fields, START, self.now)
+            self._newest = max(START, self._newest, *(stamp[1] for stamp in prediction.stamps if stamp is not None))
             if ack == "enqueued":
                 return self._enqueue(question, prediction)
             return await self._record(question, prediction)
@@ -214,12 +194,38 @@ class LiveService:
             raise
 
     async def _record(self, question: Question, prediction: Prediction) -> dict[str, Any]:
+        asking = asyncio.create_task(self._hand_over(question, prediction))
+        await asyncio.wait((asking,), timeout=self._deadline)
+        if not asking.done():
+            self._count(prediction, "pending")
+            self._wait_behind(asking)
+            return self._shown(question, prediction, "none")
         try:
-            outcome = await self._recorder.ask(question.event, prediction, question.principal, self._deadline)
+            outcome = asking.result()
         except UpstreamError:
             self._count(prediction, "unrecorded")
             return self._shown(question, prediction, "none")
         return self._received(question, prediction, outcome)
+
+    def _hand_over(self, question: Question, prediction: Prediction) -> Coroutine[Any, Any, Asked | AskedBefore]:
+        return self._recorder.ask(question.event, prediction, question.principal, PATIENCE)
+
+    def _wait_behind(self, asking: asyncio.Task[Asked | AskedBefore]) -> None:
+        if len(self._late) >= self._most_queued:
+            asking.cancel()
+        settling = asyncio.create_task(self._settle(asking))
+        self._late.add(settling)
+        settling.add_done_callback(self._late.discard)
+
+    async def _settle(self, asking: Awaitable[Asked | AskedBefore]) -> None:
+        """Count what becomes of an answer that is out already."""
+        fate = "unrecorded"
+        try:
+            with contextlib.suppress(UpstreamError, CallerError):
+                fate = "recorded" if isinstance(await asking, Asked) else "repeated"
+        finally:
+            self.counters.pending -= 1
+            setattr(self.counters, fate, getattr(self.counters, fate) + 1)
 
     def _received(self, question: Question, prediction: Prediction, outcome: Asked | AskedBefore) -> dict[str, Any]:
         if isinstance(outcome, AskedBefore):
@@ -244,13 +250,7 @@ class LiveService:
 
     async def _record_next(self) -> None:
         while True:
-            question, prediction = await self._queue.get()
-            fate = "unrecorded"
-            with contextlib.suppress(UpstreamError, CallerError):
-                outcome = await self._recorder.ask(question.event, prediction, question.principal, self._deadline)
-                fate = "recorded" if isinstance(outcome, Asked) else "repeated"
-            self.counters.pending -= 1
-            setattr(self.counters, fate, getattr(self.counters, fate) + 1)
+            await self._settle(self._hand_over(*await self._queue.get()))
 
     def _count(self, prediction: Prediction, fate: str) -> None:
         self.counters.answered += 1

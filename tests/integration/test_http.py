@@ -23,7 +23,7 @@ from journal.stream import Stream
 from rivermill.access import KeyRing
 from rivermill.api import make_app
 from rivermill.api_guard import LARGEST_BODY, PERMISSIONS, PUBLIC
-from rivermill.api_hot import MOST_EVENTS, MOST_QUESTIONS, PipelineService
+from rivermill.api_hot import MOST_EVENTS, MOST_QUESTIONS, QUESTIONS_AT_ONCE, PipelineService
 from rivermill.desk import Desk, JobDesk
 from rivermill.genesis import definition_of
 from rivermill.pipeline import load_pipeline
@@ -313,6 +313,7 @@ def test_recorded_events_are_answers_too(play: Play) -> None:
         ({"id": "a\x00b", "data": VISIT["data"]}, (400, "malformed")),
         ({"id": "bad-5", "source": "x" * 257, "data": VISIT["data"]}, (400, "malformed")),
         ({"id": "bad-6", "data": {**VISIT["data"], "page": "p" * 20_000}}, (413, "too-large")),
+        ({"id": "bad-9", "type": "reports", "data": VISIT["data"]}, (400, "bad-request")),
         ({"questions": {}}, (400, "bad-request")),
         (b'{"id":"bad-7","data":' + b"[" * 5_000 + b"]" * 5_000 + b"}", (400, "bad-request")),
         (b'{"id":"bad-8","data":{"page":"page-0003","page":"page-0004"}}', (400, "malformed")),
@@ -347,6 +348,21 @@ def test_several_questions_are_answered_side_by_side(play: Play) -> None:
         assert (await here.post("predict", {"questions": []})).json() == {"answers": []}
         most: dict[str, list[Any]] = {"questions": [{}] * (MOST_QUESTIONS + 1)}
         assert problem(await here.post("predict", most)) == (413, "too-large")
+
+    play(scene)
+
+
+def test_many_questions_are_answered_in_their_order_and_each_is_recorded(play: Play) -> None:
+    async def scene(here: Site) -> None:
+        ids = [f"lot-{n}" for n in range(2 * QUESTIONS_AT_ONCE + 1)]
+        # The last one was asked in an earlier slice, so that its answer is a recorded one.
+        asked = [here.question(id_) for id_ in (*ids, ids[0])]
+        answers = (await here.post("predict", {"questions": asked})).json()["answers"]
+        assert [answer["id"] for answer in answers] == [*ids, ids[0]]
+        places = [answer["receipt"]["question"] for answer in answers]
+        assert len(set(places)) == len(ids)
+        assert places[-1] == places[0]
+        assert (here.live.counters.recorded, here.live.counters.repeated) == (len(ids), 1)
 
     play(scene)
 
@@ -451,6 +467,7 @@ def test_the_document_describes_every_route(play: Play) -> None:
         assert described.keys() == {"get", "post"}
         predict = document["paths"]["/v1/{pipeline}/predict"]["post"]
         assert {"200", "401", "403", "413", "422", "503"} <= predict["responses"].keys()
+        assert [parameter["name"] for parameter in predict["parameters"]] == ["pipeline", "ack"]
         assert document["security"] == [{"key": []}, {"header": []}]
 
     play(scene)

@@ -260,7 +260,8 @@ def test_a_decision_that_cannot_be_carried_out_leaves_the_log_as_it_was(play: Pl
         wrong(await face.post("/v1/phishing/promote?explain=perhaps", {"line": "online", "why": "x"}), 400)
         for to in ("", "online", "nowhere"):
             wrong(await face.post("/v1/phishing/rollback", {"why": "x", "to": to}), 404, 409)
-        for asked in ({"why": ""}, {}, {"why": "x", "to": 7}, {"why": "x", "more": 1}, 7, []):
+        unreadable: list[Any] = [{"why": ""}, {}, {"why": "x", "to": 7}, {"why": "x", "more": 1}, 7, []]
+        for asked in unreadable:
             wrong(await face.post("/v1/phishing/rollback", asked), 400)
         assert (await face.http.get("/v1/phishing/decisions")).json() == before
         assert [each["action"] for each in before["decisions"]] == ["bootstrap"]

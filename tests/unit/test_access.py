@@ -163,7 +163,7 @@ def test_with_the_file_gone_no_key_opens_anything(ring: KeyRing, folder: Path) -
 def test_keys_that_are_made_at_the_same_time_are_all_there(folder: Path) -> None:
     KeyRing.open(folder)
     names = [f"k{n}" for n in range(8)]
-    makers = [threading.Thread(target=lambda name=name: KeyRing.open(folder).add(name, ["trainer"])) for name in names]  # type: ignore[misc]
+    makers = [threading.Thread(target=lambda name=name: KeyRing.open(folder).add(name, ["trainer"])) for name in names]
     for maker in makers:
         maker.start()
     for maker in makers:

@@ -329,10 +329,55 @@ def test_without_an_owner_it_answers_and_says_so(bench: Bench, error: type[River
     assert fates(bench) == {"answered": 2, "recorded": 1, "unrecorded": 1}
 
 
-def test_an_owner_that_is_too_slow_is_not_waited_for(bench: Bench) -> None:
-    bench.recorder.is_open.clear()
-    assert bench.asked("a")["receipt"] == "none"
+async def settled(bench: Bench) -> None:
+    while bench.live.counters.pending:
+        bench.require_balance()
+        await asyncio.sleep(0)
+
+
+def test_an_owner_that_is_too_slow_is_not_waited_for_and_believed_when_it_speaks(bench: Bench) -> None:
+    async def ask() -> None:
+        await bench.ask("before")
+        bench.recorder.is_open.clear()
+        asked = (("slow", 7), ("before", 7), ("before", 8))
+        receipts = [(await bench.ask(id_, q=q))["receipt"] for id_, q in asked]
+        assert receipts == ["none", "none", "none"]
+        assert fates(bench) == {"answered": 4, "recorded": 1, "pending": 3}
+        bench.recorder.is_open.set()
+        await settled(bench)
+
+    run(ask())
+    assert fates(bench) == {"answered": 4, "recorded": 2, "repeated": 1, "unrecorded": 1}
+    assert [record.id for record in bench.questions()] == ["before", "slow"]
+
+
+def test_an_owner_that_dies_while_it_is_slow_has_recorded_nothing(bench: Bench) -> None:
+    async def ask() -> None:
+        bench.recorder.is_open.clear()
+        assert (await bench.ask("a"))["receipt"] == "none"
+        bench.recorder.error = OwnerDown(which="x")
+        bench.recorder.is_open.set()
+        await settled(bench)
+
+    run(ask())
     assert fates(bench) == {"answered": 1, "unrecorded": 1}
+    assert bench.questions() == []
+
+
+def test_only_so_many_late_records_are_waited_for(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, most_queued=2)
+
+    async def ask() -> None:
+        bench.recorder.is_open.clear()
+        for n in range(5):
+            await bench.ask(f"q{n}")
+        bench.recorder.is_open.set()
+        await settled(bench)
+
+    run(ask())
+    assert fates(bench) == {"answered": 5, "recorded": 2, "unrecorded": 3, "degraded": 5}
+    assert [record.id for record in bench.questions()] == ["q0", "q1"]
+    bench.close()
 
 
 def test_features_that_cannot_be_read_are_an_error_that_is_counted(bench: Bench) -> None:
