@@ -146,7 +146,7 @@ class DurabilityLost(UpstreamError):
 
 
 class Untrusted(UpstreamError):
-    """This model is not one that we signed, or asks for code that is not allowed."""
+    """This is not what we signed, or it asks for what is not allowed."""
 
     exit_code = 11
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -52,6 +53,8 @@ def main(root: Path, port: int, folders: Sequence[Path]) -> None:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(task) for post in posts for task in _chores(post)]
+        for task in tasks:
+            task.add_done_callback(_end_with)
         try:
             yield
         finally:
@@ -88,6 +91,13 @@ def _open(root: Path, pipeline: Pipeline) -> _Post:
         label=contracts[pipeline.label.stream],
     )
     return _Post(pipeline, home, service)
+
+
+def _end_with(task: "asyncio.Task[None]") -> None:
+    """A chore that fails ends the process: whoever answers without following the journal answers wrongly."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a chore failed, and this process with it", exc_info=error, extra={"action": "chore_failed"})
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _chores(post: _Post) -> Sequence[Coroutine[None, None, None]]:
