@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEEKS ?= 10
 
-.PHONY: demo up test lint types floors check bench lock clean
+.PHONY: demo up test lint types floors check bench strategies lock clean
 
 demo: $(READY)  ## play ten weeks of real flights (WEEKS=6 for fewer)
 	$(BIN)/rivermill demo --weeks $(WEEKS)
@@ -32,6 +32,10 @@ bench: $(READY)  ## figures beside their limits; minutes, not seconds
 	$(BIN)/python -m benchmarks.lockstep --weeks 10
 	$(BIN)/python -m benchmarks.windows
 	$(BIN)/python -m benchmarks.accuracy
+
+strategies: $(READY)  ## docs/strategies.md and its plot, from a whole year played in build/year; an hour
+	$(BIN)/rivermill --home build/year demo --weeks 53
+	$(BIN)/python -m benchmarks.strategies --home build/year
 
 lock: $(READY)  ## pin anew (needs uv)
 	uv pip compile --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --all-extras \

@@ -44,6 +44,7 @@ def make_app(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
         dependencies=[Depends(caller_of)],
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -62,6 +63,9 @@ def main(root: Path, port: int, folders: Sequence[Path]) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    # What was opened lives on. Looking through it again and again for garbage would hold answers up by 0.2 s.
+    gc.collect()
+    gc.freeze()
     app = make_app(
         {post.pipeline.name: post.service for post in posts},
         KeyRing.open(root / "access"),
@@ -113,9 +117,13 @@ async def _follow(post: _Post) -> None:
 
 async def _stage(post: _Post) -> None:
     """Measure versions that nobody has measured yet, beside the requests and not between them."""
+    known = None
     while True:
-        with contextlib.suppress(RivermillError):
-            await asyncio.to_thread(_stage_new, post)
+        places = post.service.live.answering.champion.state.places
+        if places.keys() != known:
+            with contextlib.suppress(RivermillError):
+                await asyncio.to_thread(_stage_new, post)
+                known = set(places)
         await asyncio.sleep(_STAGE_EVERY)
 
 

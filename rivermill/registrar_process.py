@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from journal.body import Decision, decode
+from journal.control import ControlLog
 from journal.errors import JobFailed, LostRace, OwnerDown, RegistryDown, RivermillError
 from journal.log import START
 from journal.owner_client import OwnerClient
@@ -26,6 +28,7 @@ from rivermill.registry_wiring import jobs_of, live_lines, live_projection, live
 from rivermill.retraining import Order
 from rivermill.settings import Home
 from rivermill.supervisor import say_on_stderr
+from rivermill.wiring import control_of
 from training.job_runner import JobStopped
 from training.jobs import Job, JobTable
 from training.schedule import last_trigger
@@ -33,6 +36,7 @@ from training.schedule import last_trigger
 _LOOK_EVERY = 0.5
 _BEAT_EVERY = 5.0
 _RETRY_AFTER = 0.2
+_PROJECT_EVERY = 10.0
 
 Say = Callable[[str], None]
 
@@ -44,6 +48,8 @@ class _Post:
     pipeline: Pipeline
     home: Home
     jobs: JobTable
+    control: ControlLog
+    journal: SqliteReader
 
 
 class Registrar:
@@ -54,7 +60,8 @@ class Registrar:
         self._mlflow = mlflow_of(root, ui=mlflow_ui)
         self._stopping = threading.Event()
         self._name = f"registrar-{os.getpid()}"
-        self._projected: dict[str, tuple[int, int]] = {}
+        self._clocks: dict[str, int] = {}
+        self._projected: dict[str, tuple[int, int, int]] = {}
         self._projections: dict[str, set[int]] = {post.pipeline.name: set() for post in posts}
         self._complained = False
 
@@ -64,8 +71,9 @@ class Registrar:
         working.start()
         while not self._stopping.wait(_LOOK_EVERY):
             for post in self._posts:
+                post.journal.refresh()
                 self._submit_due(post)
-                self._project(post)
+                self._project_news(post)
         working.join()
 
     def stop(self) -> None:
@@ -74,13 +82,13 @@ class Registrar:
 
     def _submit_due(self, post: _Post) -> None:
         """Ask for the retrain that the schedule is due, if it was not handled or asked for before."""
-        settings = post.pipeline.retrain
-        if settings is None:
+        settings, clock = post.pipeline.retrain, post.journal.clock
+        if settings is None or clock == self._clocks.get(post.pipeline.name):
             return
-        with contextlib.closing(SqliteReader(post.home.journal)) as journal:
-            trigger = last_trigger(settings, post.pipeline.starts[0], journal.clock)
-            if trigger is None or trigger in _handled(journal):
-                return
+        self._clocks[post.pipeline.name] = clock
+        trigger = last_trigger(settings, post.pipeline.starts[0], clock)
+        if trigger is None or trigger in _handled(post.journal):
+            return
         key = f"scheduled {trigger}"
         post.jobs.submit(post.pipeline.name, key, {"trigger": trigger}, wall_now(), "schedule")
 
@@ -131,19 +139,31 @@ class Registrar:
             )
             return live_retrainer(lines, post.home, journal).run(order, stopped=beat.stopped)
 
-    def _project(self, post: _Post) -> None:
-        name = post.pipeline.name
-        with contextlib.closing(SqliteReader(post.home.journal)) as journal:
-            lines = live_lines(post.pipeline, post.home, journal, lambda _: None)
-            logged = self._projections[name]
-            projection = live_projection(lines, post.home, journal, self._mlflow, self._say, logged)
-            try:
-                projection.run()
-                self._complained = False
-            except (RegistryDown, LostRace) as error:
-                if not self._complained:
-                    self._say(f"MLflow is behind: {error}")
-                self._complained = True
+    def _project_news(self, post: _Post) -> None:
+        """Project what is new, and now and then what is not: somebody may have edited the alias."""
+        name, head = post.pipeline.name, post.control.head(post.pipeline.name)
+        newest = post.journal.last_of_kind(Kind.VERSION, 1) + post.journal.last_of_kind(Kind.SNAPSHOT, 1)
+        state = (
+            head.sequence if head else 0,
+            max((record.offset for record in newest), default=START),
+            int(time.monotonic() // _PROJECT_EVERY),
+        )
+        if state != self._projected.get(name) and self._project(post):
+            self._projected[name] = state
+
+    def _project(self, post: _Post) -> bool:
+        lines = live_lines(post.pipeline, post.home, post.journal, lambda _: None)
+        logged = self._projections[post.pipeline.name]
+        projection = live_projection(lines, post.home, post.journal, self._mlflow, self._say, logged)
+        try:
+            projection.run()
+        except (RegistryDown, LostRace) as error:
+            if not self._complained:
+                self._say(f"MLflow is behind: {error}")
+            self._complained = True
+            return False
+        self._complained = False
+        return True
 
 
 class _Heartbeat:
@@ -183,7 +203,10 @@ def main(root: Path, mlflow_ui: str, folders: Sequence[Path]) -> None:
     """Run the registrar until SIGTERM."""
     pipelines = [load_pipeline(folder) for folder in folders]
     homes = [Home(root, pipeline.name) for pipeline in pipelines]
-    posts = [_Post(pipeline, home, jobs_of(home)) for pipeline, home in zip(pipelines, homes, strict=True)]
+    posts = [
+        _Post(pipeline, home, jobs_of(home), control_of(home), SqliteReader(home.journal))
+        for pipeline, home in zip(pipelines, homes, strict=True)
+    ]
     registrar = Registrar(posts, root, mlflow_ui, say_on_stderr)
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:

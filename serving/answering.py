@@ -36,6 +36,17 @@ class Answering:
             now: The moment that staleness is judged at, in microseconds of journal time.
         """
         features, score, fell_back = self._score(question, now)
+        return self._prediction(question, offset, features, score, degraded=fell_back or features.degraded)
+
+    def answer_without_features(self, question: Mapping[str, Any], offset: int) -> Prediction:
+        """The same while features cannot be read: the model answers with the question's own fields, degraded."""
+        features = self.reader.nothing(question)
+        score = self.champion.predict_one(self.definition.columns, features.values)
+        return self._prediction(question, offset, features, score, degraded=True)
+
+    def _prediction(
+        self, question: Mapping[str, Any], offset: int, features: Features, score: float, *, degraded: bool
+    ) -> Prediction:
         served = self.champion.served
         return Prediction(
             key=str(question[self.key]),
@@ -48,7 +59,7 @@ class Answering:
             model=self.champion.digest,
             snapshot=served.snapshot,
             control=served.control,
-            degraded=fell_back or features.degraded,
+            degraded=degraded,
             build=self.build,
         )
 

@@ -7,6 +7,7 @@
   never join an outcome.
 - Answered = recorded + repeated + unrecorded + pending, at any moment; failed are the questions that got an error
   instead.
+- While features cannot be read the model answers with the question's own fields, degraded.
 - A question that was recorded before gets the answer that was recorded then.
 """
 
@@ -29,6 +30,9 @@ from serving.champion import FOLLOWED
 from serving.upstream import Followed, Recorder
 
 Ack = Literal["durable", "enqueued"]
+
+FEATURES = "features"
+"""What is in trouble when the features cannot be read."""
 
 DEADLINE = 0.25
 """Seconds that an answer waits for its record."""
@@ -101,7 +105,7 @@ class LiveService:
         self._queue: asyncio.Queue[tuple[Question, Prediction]] = asyncio.Queue(most_queued)
         self._seen = START
         self._newest = START
-        self._troubles: dict[Kind | None, str] = {}
+        self._troubles: dict[str | None, str] = {}
         self.counters = Counters()
         self.now = 0
 
@@ -181,10 +185,9 @@ class LiveService:
 
         Raises:
             CallerError: The question breaks its contract after all, or its id is another question's.
-            UpstreamError: What is known about it cannot be read.
         """
         try:
-            prediction = self._answering.answer(question.fields, START, self.now)
+            prediction = self._answer(question)
             self._newest = max(START, self._newest, *(stamp[1] for stamp in prediction.stamps if stamp is not None))
             if ack == "enqueued":
                 return self._enqueue(question, prediction)
@@ -192,6 +195,16 @@ class LiveService:
         except RivermillError:
             self.counters.failed += 1
             raise
+
+    def _answer(self, question: Question) -> Prediction:
+        """Answer with what is known; with the question alone while that cannot be read."""
+        try:
+            prediction = self._answering.answer(question.fields, START, self.now)
+        except UpstreamError as error:
+            self._troubles[FEATURES] = str(error)
+            return self._answering.answer_without_features(question.fields, START)
+        self._troubles.pop(FEATURES, None)
+        return prediction
 
     async def _record(self, question: Question, prediction: Prediction) -> dict[str, Any]:
         asking = asyncio.create_task(self._hand_over(question, prediction))

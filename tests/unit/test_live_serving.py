@@ -380,12 +380,15 @@ def test_only_so_many_late_records_are_waited_for(tmp_path: Path) -> None:
     bench.close()
 
 
-def test_features_that_cannot_be_read_are_an_error_that_is_counted(bench: Bench) -> None:
+def test_features_that_cannot_be_read_leave_the_question_alone_to_the_model(bench: Bench) -> None:
     bench.damage = Corrupt(which="features.sqlite")
-    for ack in ("durable", "enqueued"):
-        with pytest.raises(Corrupt):
-            bench.asked("a", ack)
-    assert fates(bench) == {"failed": 2}
+    answer = bench.asked("a")
+    assert answer["degraded"] is True
+    assert "features.sqlite" in bench.live.trouble
+    assert fates(bench) == {"answered": 1, "recorded": 1, "degraded": 1}
+    bench.damage = None
+    bench.asked("b")
+    assert bench.live.trouble == ""
 
 
 async def drained(bench: Bench) -> None:
