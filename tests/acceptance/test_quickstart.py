@@ -3,10 +3,10 @@
 import json
 import os
 import re
-import select
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,14 @@ def free_ports() -> tuple[int, int]:
 
 
 def wait_until_ready(process: subprocess.Popen[str]) -> dict[str, str]:
-    """What `up --json` prints, one line, once everything answers."""
+    """What `up --json` prints once everything answers; the line is not alone, since MLflow's server prints, too."""
     assert process.stdout is not None
-    readable, _, _ = select.select([process.stdout], [], [], GIVEN_UP_AFTER)
-    assert readable, "it was not ready in time"
-    said: dict[str, str] = json.loads(process.stdout.readline())
+    watchdog = threading.Timer(GIVEN_UP_AFTER, process.kill)
+    watchdog.start()
+    line = next((line for line in process.stdout if line.startswith("{")), "")
+    watchdog.cancel()
+    assert line, "it ended before it was ready, or was not ready in time"
+    said: dict[str, str] = json.loads(line)
     return said
 
 
@@ -83,8 +86,8 @@ class Newcomer:
         text = re.sub(r"\bflights\b", "phishing", text).replace(".rivermill/", f"{self.home}/")
         for port, own_port in zip(("8300", "8301"), self.ports, strict=True):
             text = text.replace(f":{port}/", f":{own_port}/")
-        for shown, own in ((".venv/bin/rivermill", " ".join(RIVERMILL)), (".venv/bin/python", sys.executable)):
-            text = text.replace(shown, own)
+        text = text.replace(".venv/bin/rivermill", ".venv/bin/python -m rivermill")
+        text = text.replace(".venv/bin/python", sys.executable)
         lines = [self._patiently(line) for line in text.splitlines()]
         return "set -eu -o pipefail\n" + "\n".join(lines)
 
