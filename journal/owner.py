@@ -38,3 +38,14 @@ class OwnerLock:
     def release(self) -> None:
         """Let another process own the folder."""
         os.close(self._handle)
+
+
+def is_owned(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder."""
+    if not (folder / "owner.lock").exists():
+        return False
+    try:
+        OwnerLock(folder).release()
+    except OwnedElsewhere:
+        return True
+    return False

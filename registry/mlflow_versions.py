@@ -22,6 +22,7 @@ LINE = "rivermill.line"
 NAME = "rivermill.name"
 OFFSET = "rivermill.offset"
 _MODEL = "rivermill.model"
+_GATE = "rivermill.gate"
 _REPORT = "gate/report.md"
 _DIGEST_CHARACTERS = 36
 _MILLISECOND = 1_000
@@ -102,6 +103,8 @@ def log(client: Any, facts: VersionFacts, name: str, portable: Portable, artifac
     model = _model(client, experiment, run.info.run_id, facts, name, portable)
     _record(client, run.info.run_id, model.model_id, facts)
     version = find(client, facts.pipeline, NAME, name) or _register(client, facts, run.info.run_id, model, name)
+    if version.tags.get(_GATE) != _gate(facts.verdict):
+        client.set_model_version_tag(facts.pipeline, version.version, _GATE, _gate(facts.verdict))
     if run.info.status != "FINISHED":
         client.set_terminated(run.info.run_id, "FINISHED", end_time=facts.at // _MILLISECOND)
     return int(version.version)
@@ -222,7 +225,7 @@ def _tags(facts: VersionFacts, name: str) -> dict[str, str]:
         "rivermill.family": facts.family,
         "rivermill.job": facts.job,
         "rivermill.build": facts.build,
-        "rivermill.gate": _gate(facts.verdict),
+        _GATE: _gate(facts.verdict),
     }
     if facts.dataset:
         tags |= {"rivermill.dataset": facts.dataset.name, "rivermill.dataset_sha256": facts.dataset.hash}

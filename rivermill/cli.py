@@ -51,7 +51,8 @@ def demo(place: Place, weeks: int, pipeline: str, fresh: bool, as_json: bool) ->
     """Play recorded events through journal, features, answers and learning; resume if it was interrupted."""
     from rivermill.demo import run_demo
 
-    out.show_run(run_demo(place.folder(pipeline), place.home_of(pipeline), weeks, fresh=fresh, quiet=as_json), as_json)
+    figures = run_demo(place.folder(pipeline), place.home_of(pipeline), weeks, fresh=fresh, quiet=as_json)
+    out.show_run(figures, as_json, place.home, place.port)
 
 
 @rivermill.command()
@@ -63,7 +64,8 @@ def play(place: Place, pipeline: str, file: Path, as_json: bool) -> None:
     """Play FILE (JSON lines of CloudEvents) into PIPELINE; the same file again goes on where it stopped."""
     from rivermill.demo import run_file
 
-    out.show_run(run_file(place.folder(pipeline), place.home_of(pipeline), file, quiet=as_json), as_json)
+    figures = run_file(place.folder(pipeline), place.home_of(pipeline), file, quiet=as_json)
+    out.show_run(figures, as_json, place.home, place.port)
 
 
 @rivermill.command()

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -13,16 +14,16 @@ if TYPE_CHECKING:
 
 NEXT_STEPS = """
 What next
-  rivermill status                                        where everything stands
-  rivermill features list {pipeline:<31} its views; `features get` reads a row
-  rivermill journal tail {pipeline} --kind prediction{pad} answers, with all that they were made from
+  rivermill status                                     where everything stands
+  rivermill features list {pipeline:<29}its views; `features get` reads a row
+  rivermill journal tail {pipeline} --kind prediction   answers, with all that they were made from
   rivermill dataset verify {pipeline} {version}
-  rivermill registry history {pipeline:<24} who was promoted, and why not
+  rivermill registry history {pipeline:<26}who was promoted, and why not
 """
 LIVE_STEPS = """
 Now: make up (or `rivermill up`), and in another terminal
 
-  KEY=$(cat .rivermill/access/admin.key); API=http://127.0.0.1:8300/v1/{pipeline}
+  KEY=$(cat {home}/access/admin.key); API=http://127.0.0.1:{port}/v1/{pipeline}
   curl -H "Authorization: Bearer $KEY" $API/predict --json '{question}'
   curl -H "Authorization: Bearer $KEY" $API/labels --json '{outcome}'
   curl -H "Authorization: Bearer $KEY" $API/status
@@ -70,7 +71,7 @@ def show_records(records: Iterable[Mapping[str, Any]], as_json: bool) -> None:
             )
 
 
-def show_run(figures: Mapping[str, Any], as_json: bool) -> None:
+def show_run(figures: Mapping[str, Any], as_json: bool, home: Path, port: int) -> None:
     """Print what a run came to, and what to try next."""
     if as_json:
         show_json(figures)
@@ -86,15 +87,14 @@ def show_run(figures: Mapping[str, Any], as_json: bool) -> None:
         sys.stdout.write("\nrollback\n")
         show_table([_indented(figures["rollback"])], False)
     if made:
-        _show_next(figures)
+        _show_next(figures, home, port)
 
 
-def _show_next(figures: Mapping[str, Any]) -> None:
+def _show_next(figures: Mapping[str, Any], home: Path, port: int) -> None:
     pipeline, ask = figures["pipeline"], figures["example"]
-    pad = " " * (13 - len(pipeline))
-    sys.stdout.write(NEXT_STEPS.format(pipeline=pipeline, version=figures["dataset"]["version"], pad=pad))
+    sys.stdout.write(NEXT_STEPS.format(pipeline=pipeline, version=figures["dataset"]["version"]))
     if ask:
-        sys.stdout.write(LIVE_STEPS.format(pipeline=pipeline, question=ask["question"], outcome=ask["outcome"]))
+        sys.stdout.write(LIVE_STEPS.format(pipeline=pipeline, home=home, port=port, **ask))
 
 
 def _indented(row: Mapping[str, Any]) -> dict[str, Any]:

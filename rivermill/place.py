@@ -1,11 +1,12 @@
 """Where a command works, and what the commands have in common."""
 
+import os
 from pathlib import Path
 
 import click
 
 from journal.errors import UnknownName
-from rivermill.settings import Home
+from rivermill.settings import DEFAULT_PORT, PORT_VARIABLE, Home
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 pipeline_argument = click.argument("pipeline")
@@ -16,6 +17,11 @@ class Place:
 
     def __init__(self, home: Path, pipelines: Path) -> None:
         self.home, self.pipelines = home, pipelines
+
+    @property
+    def port(self) -> int:
+        """Where `rivermill up` answers, unless it is told otherwise."""
+        return int(os.environ.get(PORT_VARIABLE, DEFAULT_PORT))
 
     def folder(self, pipeline: str) -> Path:
         """A pipeline's folder: a path to one, or a name among the pipelines."""

@@ -4,9 +4,10 @@ It can be run at any time, by anyone, as often as one likes. Nothing waits for i
 and the next run makes up for what it missed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from features import dataset
 from features.examples import Readable
@@ -20,6 +21,8 @@ from rivermill.build import build_fingerprint
 from rivermill.evaluation import figures_of
 from rivermill.lines import Lines
 
+Logged = set[tuple[int, str]]
+
 
 @dataclass(slots=True, kw_only=True)
 class Projection:
@@ -32,7 +35,7 @@ class Projection:
         datasets: The folder of dataset versions.
         mlflow: Where they go.
         say: Told what was put back.
-        logged: The offsets of the records that MLflow has.
+        logged: What MLflow has: offsets of records, each with the gate's report on it.
     """
 
     lines: Lines
@@ -41,7 +44,7 @@ class Projection:
     datasets: Path
     mlflow: MlflowRegistry
     say: Callable[[str], None]
-    logged: set[int] = field(default_factory=set)
+    logged: Logged = field(default_factory=set)
 
     def run(self) -> None:
         """Log what is missing, and let the alias name the champion.
@@ -50,17 +53,22 @@ class Projection:
             RegistryDown: MLflow does not answer.
         """
         for record in self._versions():
-            if record.offset not in self.logged:
-                self.mlflow.log_version(self._facts(record))
-                self.logged.add(record.offset)
+            self._log(record, self.mlflow.log_version)
         champion = self.lines.champion
         snapshot = self._snapshot_of(champion)
-        if snapshot is not None and snapshot.offset not in self.logged:
-            self.mlflow.log_online(self._facts(snapshot))
-            self.logged.add(snapshot.offset)
+        if snapshot is not None:
+            self._log(snapshot, self.mlflow.log_online)
         head = self.lines.control.head(self.lines.pipeline.name)
         if head is not None and (snapshot is not None or champion in self._names()):
             self._project(champion, head.sequence)
+
+    def _log(self, record: Record, log: Callable[[VersionFacts], int]) -> None:
+        """Log a record's model, and once more when the gate has said something else about it since."""
+        judged = self.lines.judged(record.data["line"])
+        known = (record.offset, judged.get("report", ""))
+        if known not in self.logged:
+            log(self._facts(record, judged))
+            self.logged.add(known)
 
     def _project(self, champion: str, sequence: int) -> None:
         done = self.mlflow.project_champion(self.lines.pipeline.name, champion, sequence)
@@ -86,11 +94,10 @@ class Projection:
         before = [record for record in published if record.at <= named[-1].at]
         return before[-1] if before else published[0]
 
-    def _facts(self, record: Record) -> VersionFacts:
+    def _facts(self, record: Record, judged: Mapping[str, Any]) -> VersionFacts:
         kind: type[Version | Snapshot] = Version if record.kind is Kind.VERSION else Snapshot
         body = decode(record.body, kind)
         definition = decode(self.journal.of_kind(Kind.DEFINITION, START, 1)[0].body, Definition)
-        judged = self.lines.judged(body.line)
         return VersionFacts(
             pipeline=self.lines.pipeline.name,
             line=body.line,
@@ -101,7 +108,7 @@ class Projection:
             types=definition.types,
             required=frozenset(definition.request),
             metrics=figures_of(judged),
-            gate_report_markdown=judged.get("report", "This line came first; no gate was asked.\n"),
+            gate_report_markdown=judged.get("report", "The gate has not been asked about this line.\n"),
             verdict={name: value for name, value in judged.items() if name != "report"},
             dataset=self._dataset(body.dataset) if isinstance(body, Version) else None,
             job=body.job if isinstance(body, Version) else "",

@@ -24,6 +24,7 @@ from journal.record import Draft, Kind
 from journal.sqlite_reader import SqliteReader
 from rivermill.desk import wall_now
 from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.projection import Logged
 from rivermill.registry_wiring import jobs_of, live_lines, live_projection, live_retrainer, mlflow_of
 from rivermill.retraining import Order
 from rivermill.settings import Home
@@ -62,7 +63,7 @@ class Registrar:
         self._name = f"registrar-{os.getpid()}"
         self._clocks: dict[str, int] = {}
         self._projected: dict[str, tuple[int, int, int]] = {}
-        self._projections: dict[str, set[int]] = {post.pipeline.name: set() for post in posts}
+        self._projections: dict[str, Logged] = {post.pipeline.name: set() for post in posts}
         self._complained = False
 
     def run(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from registry.mlflow_registry import MlflowRegistry
-    from rivermill.projection import Projection
+    from rivermill.projection import Logged, Projection
 
 
 def lines_of(run: Run) -> Lines:
@@ -104,7 +104,7 @@ def live_projection(
     journal: SqliteReader,
     mlflow: "MlflowRegistry",
     say: Callable[[str], None],
-    logged: set[int],
+    logged: "Logged",
 ) -> "Projection":
     """MLflow's mirror beside a journal that another process owns; ``logged`` remembers between two runs."""
     from rivermill.projection import Projection  # noqa: PLC0415 - only where MLflow is wanted

@@ -8,6 +8,7 @@ import click
 
 from rivermill import console_output as out
 from rivermill.place import Place, json_option, pipeline_argument
+from rivermill.settings import DEFAULT_MLFLOW_PORT, DEFAULT_PORT, MLFLOW_PORT_VARIABLE, PORT_VARIABLE
 
 if TYPE_CHECKING:
     from rivermill.desk import Desk, JobDesk
@@ -28,13 +29,19 @@ def principal() -> str:
 @click.command()
 @click.argument("pipelines", nargs=-1)
 @click.option(
-    "--port", type=int, envvar="RIVERMILL_PORT", default=8300, show_default=True, show_envvar=True, help="The API's."
+    "--port",
+    type=int,
+    envvar=PORT_VARIABLE,
+    default=DEFAULT_PORT,
+    show_default=True,
+    show_envvar=True,
+    help="The API's.",
 )
 @click.option(
     "--mlflow-port",
     type=int,
-    envvar="RIVERMILL_MLFLOW_PORT",
-    default=8301,
+    envvar=MLFLOW_PORT_VARIABLE,
+    default=DEFAULT_MLFLOW_PORT,
     show_default=True,
     show_envvar=True,
     help="MLflow's UI.",
@@ -166,9 +173,13 @@ def train() -> None:
 @click.pass_obj
 def train_submit(place: Place, pipeline: str, executor: str, promote: bool, key: str, as_json: bool) -> None:
     """Submit a retrain of PIPELINE on everything joined so far."""
+    from journal.owner import is_owned
+
     jobs = _jobs(place, pipeline)
     options = {"executor": executor, "promote": promote}
-    out.show_mapping(jobs.submit(_name(place, pipeline), key or uuid.uuid4().hex, principal(), options), as_json)
+    job = jobs.submit(_name(place, pipeline), key or uuid.uuid4().hex, principal(), options)
+    waits = {} if is_owned(place.home / "up") else {"note": "nothing works on jobs now: start `rivermill up`"}
+    out.show_mapping({**job, **waits}, as_json)
 
 
 @train.command("list")
@@ -244,7 +255,7 @@ def access_list(place: Place, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def access_revoke(place: Place, name: str, as_json: bool) -> None:
-    """Let NAME's key open nothing any more; the service sees it within a second."""
+    """Let NAME's key open nothing any more; the service sees it at the next request."""
     from rivermill.access import KeyRing
 
     KeyRing.open(place.home / "access").revoke(name)

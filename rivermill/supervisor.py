@@ -60,6 +60,8 @@ class Child:
             self.spec.command,
             env={**os.environ, **self.spec.environment},
             stdin=subprocess.DEVNULL,
+            # What this process prints is its own to say; what children print belongs to its log.
+            stdout=2,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - only calls prctl, and this process has no threads yet
         )
 

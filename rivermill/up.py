@@ -26,8 +26,6 @@ from rivermill.supervisor import ChildSpec, Supervisor, say_on_stderr
 from rivermill.wiring import open_run
 
 LOOPBACK = "127.0.0.1"
-DEFAULT_PORT = 8300
-DEFAULT_MLFLOW_PORT = 8301
 _READY_WITHIN = 120.0
 _ASK_EVERY = 0.2
 
