@@ -17,7 +17,7 @@ from types import FrameType
 
 from journal.body import Decision, decode
 from journal.control import ControlLog
-from journal.errors import JobFailed, LostRace, OwnerDown, RegistryDown, RivermillError
+from journal.errors import Busy, LostRace, OwnerDown, RegistryDown, RivermillError
 from journal.log import START
 from journal.owner_client import OwnerClient
 from journal.record import Draft, Kind
@@ -31,7 +31,7 @@ from rivermill.settings import Home
 from rivermill.supervisor import say_on_stderr
 from rivermill.wiring import control_of
 from training.job_runner import JobStopped
-from training.jobs import Job, JobTable
+from training.jobs import Job, JobTable, State
 from training.schedule import last_trigger
 
 _LOOK_EVERY = 0.5
@@ -70,12 +70,19 @@ class Registrar:
         """Look after them until `stop`."""
         working = threading.Thread(target=self._work, name="jobs")
         working.start()
-        while not self._stopping.wait(_LOOK_EVERY):
-            for post in self._posts:
-                post.journal.refresh()
-                self._submit_due(post)
-                self._project_news(post)
-        working.join()
+        try:
+            # One half without the other would look alive and do nothing.
+            while working.is_alive() and not self._stopping.wait(_LOOK_EVERY):
+                self._look()
+        finally:
+            self._stopping.set()
+            working.join()
+
+    def _look(self) -> None:
+        for post in self._posts:
+            post.journal.refresh()
+            self._submit_due(post)
+            self._project_news(post)
 
     def stop(self) -> None:
         """Let `run` return; a job that is under way is stopped and claimed again later."""
@@ -107,27 +114,33 @@ class Registrar:
             result = self._retrain(post, job, beat)
         except JobStopped:
             if not self._stopping.is_set():
-                post.jobs.finish(job.id, job.epoch, "stopped", {"reason": "stopped"})
+                self._finish(post, job, "stopped", {"reason": "stopped"})
             return
         except RivermillError as error:
             self._say(f"job {job.id} failed: {error}")
-            post.jobs.finish(job.id, job.epoch, "failed", {"reason": str(error)})
+            self._finish(post, job, "failed", {"reason": str(error)})
             return
         finally:
             beat.end()
-        post.jobs.finish(job.id, job.epoch, "succeeded", result)
+        self._finish(post, job, "succeeded", result)
         self._say(f"job {job.id} made {result['line']}: {result['decision'] or 'left as a candidate'}")
+
+    def _finish(self, post: _Post, job: Job, state: State, result: dict[str, object]) -> None:
+        try:
+            post.jobs.finish(job.id, job.epoch, state, result)
+        except LostRace as error:
+            self._say(f"job {job.id} is another registrar's by now: {error}")
 
     def _retrain(self, post: _Post, job: Job, beat: "_Heartbeat") -> dict[str, object]:
         owner = OwnerClient(post.home.socket)
 
         def land(draft: Draft) -> None:
             while True:
-                with contextlib.suppress(OwnerDown):
+                with contextlib.suppress(OwnerDown, Busy):
                     owner.append([("", [draft])])
                     return
                 if self._stopping.wait(_RETRY_AFTER):
-                    raise JobFailed(which=f"{job.id} could not reach the journal's owner", fix="It is tried again")
+                    raise JobStopped(which=f"{job.id} could not reach the journal's owner", fix="It is tried again")
 
         with contextlib.closing(owner), contextlib.closing(SqliteReader(post.home.journal)) as journal:
             lines = live_lines(post.pipeline, post.home, journal, land)

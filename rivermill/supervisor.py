@@ -75,6 +75,7 @@ class Child:
             self.start()
 
     def _note_death(self, now: float, code: int, say: Say) -> None:
+        self._end_group()
         self.process = None
         self._deaths.append(now)
         recent = sum(now - death < _WITHIN for death in self._deaths)
@@ -101,6 +102,13 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._end_group()
+
+    def _end_group(self) -> None:
+        """End what the child had started and left behind: it would keep the child's port."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Supervisor:

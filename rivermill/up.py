@@ -11,12 +11,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 
-from journal.errors import Misconfigured, Refused
+from journal.errors import Misconfigured, Refused, RegistryDown
 from journal.owner import OwnerLock
 from rivermill.access import KeyRing
 from rivermill.pipeline import load_pipeline
@@ -71,8 +71,7 @@ def run_service(service: Service, *, as_json: bool) -> None:
     keys = KeyRing.open(service.root / "access")
     for folder in service.folders:
         _prepare(service.root, folder)
-    if service.mlflow_port is not None:
-        mlflow_of(service.root).prepare()
+    service = _without_broken_mlflow(service)
     supervisor = Supervisor(_children(service), say_on_stderr)
     try:
         supervisor.run(lambda: _announce(service, keys, supervisor, as_json=as_json))
@@ -113,6 +112,18 @@ def _prepare(root: Path, folder: Path) -> None:
     """Begin the journal if it is new, let the folds catch up, echo what was decided meanwhile: in this process."""
     pipeline = load_pipeline(folder)
     open_run(pipeline, Home(root, pipeline.name)).close()
+
+
+def _without_broken_mlflow(service: Service) -> Service:
+    """The same service, less MLflow's server when its store does not answer: it would only die again and again."""
+    if service.mlflow_port is None:
+        return service
+    try:
+        mlflow_of(service.root).prepare()
+    except RegistryDown as error:
+        say_on_stderr(f"MLflow is behind, and its server is left out until the next start: {error}")
+        return replace(service, mlflow_port=None)
+    return service
 
 
 def _children(service: Service) -> list[ChildSpec]:

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from journal.errors import OwnerDown
+from journal.errors import Busy, OwnerDown
 from journal.owner_client import OwnerClient
 from journal.record import Cause, Draft, Kind, Record
 from journal.sqlite_reader import SqliteReader
@@ -97,7 +97,7 @@ class Worker:
     def _hand_over(self, derived: dict[str, list[Draft]]) -> bool:
         """Send until the owner has it; False when this worker is told to stop first. Nothing was committed then."""
         while not self._stopping.is_set():
-            with contextlib.suppress(OwnerDown):
+            with contextlib.suppress(OwnerDown, Busy):
                 self._owner.append(list(derived.items()))
                 return True
             self._stopping.wait(_RETRY_AFTER)

@@ -23,7 +23,7 @@ from journal.body import Prediction, decode
 from journal.clock import format_time
 from journal.errors import CallerError, RivermillError, UpstreamError
 from journal.log import START
-from journal.record import Kind, Record
+from journal.record import Record
 from journal.wire import Asked, AskedBefore
 from serving.answering import Answering
 from serving.champion import FOLLOWED

@@ -114,7 +114,7 @@ def test_a_job_leaves_a_model_its_figures_and_its_log(tmp_path: Path) -> None:
     model = batch.load(done.model)
     assert batch.digest(model) == done.facts.model
     assert 0 < batch.predict_one(model, batch.inputs(["x", "carrier"], [1.5, "AA"])) < 1
-    assert [len(done.facts.scores["logistic"]), len(done.holdout.score)] == [2, 72]
+    assert [len(done.facts.scores["logistic"]), len(done.holdout.score)] == [2, 144]
     assert done.facts.scores["logistic"][-1].rows == 72
     assert "dataset d: 800 rows" in log_of(folder)
     assert "logistic, fold 1: log loss 0." in log_of(folder)
