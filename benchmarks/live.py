@@ -68,6 +68,8 @@ class Load:
             timeout=10.0,
             limits=httpx.Limits(max_connections=40, max_keepalive_connections=40),
         )
+        self.pipeline = load_pipeline(configs_folder() / home.pipeline)
+        self.stream = self.pipeline.question.stream
         self.tally = Tally()
         self.batches: asyncio.Queue[list[bytes] | None] = asyncio.Queue()
         self.memory: list[dict[str, int]] = []
@@ -75,6 +77,10 @@ class Load:
 
     async def run(self) -> dict[str, Any]:
         """Send everything, then reconcile."""
+        async with self.api:
+            return await self._run()
+
+    async def _run(self) -> dict[str, Any]:
         status = (await self.api.get(f"/v1/{self.home.pipeline}/status")).json()
         items = self._items(parse_time(status["now"]))
         # The recording is read up to where the journal stands before the clock starts.
@@ -98,20 +104,20 @@ class Load:
         return {**self._figures(took), **self._reconciled(), "job": self.job}
 
     def _items(self, now: int) -> Iterator[dict[str, Any]]:
-        pipeline = load_pipeline(configs_folder() / self.home.pipeline)
-        assert pipeline.recorded is not None, "the load is a recording"
-        for line in pipeline.recorded(weeks=53):
+        assert self.pipeline.recorded is not None, "the load is a recording"
+        for line in self.pipeline.recorded(weeks=53):
             event = orjson.loads(line)
             if parse_time(event["time"]) > now:
                 yield event
 
     def _tick(self, items: Iterator[dict[str, Any]]) -> list[asyncio.Task[None]]:
         """The next events and questions of the recording, in its order."""
-        events, asked = [], []
+        events: list[bytes] = []
+        asked: list[asyncio.Task[None]] = []
         wanted_events, wanted_questions = round(self.given.events * TICK), round(self.given.questions * TICK)
         while len(events) < wanted_events:
             event = next(items)
-            if event["type"] == "schedule" and len(asked) < wanted_questions:
+            if event["type"] == self.stream and len(asked) < wanted_questions:
                 asked.append(asyncio.create_task(self._ask(event)))
             else:
                 events.append(orjson.dumps({**event, "source": SOURCE}))

@@ -95,6 +95,8 @@ def folders_of(root: Path, names: Sequence[str], folder_of: Callable[[str], Path
 
 
 def _check_ports(service: Service) -> None:
+    if service.port == service.mlflow_port:
+        raise Refused(which=f"port {service.port} for both the API and MLflow", fix="Choose another --mlflow-port")
     for port, option in ((service.port, "--port"), (service.mlflow_port, "--mlflow-port")):
         if port is None:
             continue
@@ -135,6 +137,7 @@ def _children(service: Service) -> list[ChildSpec]:
     children.append(_child("registrar", "", [root, service.mlflow_url, *folders]))
     if service.mlflow_port is not None:
         command, environment = mlflow_of(service.root).server_command(LOOPBACK, service.mlflow_port)
+        command = [sys.executable, "-m", "rivermill.mlflow_process", *command]
         children.append(ChildSpec(name="mlflow", command=command, environment=environment))
     return children
 

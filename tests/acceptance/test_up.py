@@ -1,5 +1,7 @@
 """The live service as its users meet it: over a small home, asked, taught, decided about and killed."""
 
+import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.live import Load
 from journal.checkpoint import FoldFile
 from journal.control import ControlLog
 from journal.log import START
@@ -228,6 +231,20 @@ def test_a_job_is_submitted_staged_judged_promoted_and_rolled_back(service: Serv
 def _measured(service: Service, line: str) -> Any:
     shown = service.call("GET", f"/v1/phishing/versions/{line}")[1]
     return shown if "The gate is open" in shown["now"] else None
+
+
+def test_under_load_with_a_kill_in_the_middle_nothing_fails_and_everything_reconciles(service: Service) -> None:
+    """The short form of benchmarks/live.py: what it shows over twenty minutes holds over fifteen seconds."""
+    given = argparse.Namespace(
+        url=service.announced["api"], seconds=15, events=40, questions=10, retrain_at=3_600, kill_owner_at=5
+    )
+    (before,) = service.pids("owner")
+    figures = asyncio.run(Load(given, service.home).run())
+    assert service.pids("owner") not in ([], [before])
+    assert figures["failed_requests"] == {}
+    assert (figures["acked_and_missing"], figures["twice_in_the_journal"], figures["difference"]) == (0, 0, 0)
+    assert figures["event_fates"]["accepted"] == 15 * 40
+    assert sum(figures["receipts"].values()) > 100
 
 
 @pytest.mark.parametrize("role", ["worker", "http", "registrar", "owner"])
