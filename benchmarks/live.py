@@ -86,7 +86,7 @@ class Load:
         # The recording is read up to where the journal stands before the clock starts.
         items = chain((next(items),), items)
         sender = asyncio.create_task(self._send_events())
-        chores = [asyncio.create_task(each) for each in (self._sample(), self._retrain(), self._kill())]
+        retrain, *chores = [asyncio.create_task(each) for each in (self._retrain(), self._sample(), self._kill())]
         begun, asking = time.monotonic(), set[asyncio.Task[None]]()
         for tick in range(round(self.given.seconds / TICK)):
             await asyncio.sleep(max(0.0, begun + tick * TICK - time.monotonic()))
@@ -97,9 +97,11 @@ class Load:
         await asyncio.gather(*asking)
         await self.batches.put(None)
         await sender
-        for chore in chores:
+        if self.given.retrain_at < self.given.seconds:
+            await retrain
+        for chore in (retrain, *chores):
             chore.cancel()
-        await asyncio.gather(*chores, return_exceptions=True)
+        await asyncio.gather(retrain, *chores, return_exceptions=True)
         await self._caught_up()
         return {**self._figures(took), **self._reconciled(), "job": self.job}
 

@@ -46,7 +46,9 @@ SUPERVISOR = """
 import json, sys
 from rivermill.supervisor import ChildSpec, Supervisor, say_on_stderr
 python = [sys.executable, '-I', '-S', '-c']
-specs = [ChildSpec(name=n, command=[*python, c], parts_with=s) for n, c, s in json.loads(sys.argv[1])]
+mlflow = [sys.executable, '-m', 'rivermill.mlflow_process', *python]
+commands = [(n, [*(mlflow if n == 'mlflow' else python), c], s) for n, c, s in json.loads(sys.argv[1])]
+specs = [ChildSpec(name=n, command=command, parts_with=s) for n, command, s in commands]
 Supervisor(specs, say_on_stderr).run(lambda: say_on_stderr('ready'))
 """
 
@@ -230,6 +232,20 @@ def test_children_do_not_outlive_a_killed_supervisor(begin: Begin) -> None:
     running.pids("a", "b")
     running.process.kill()
     assert [line for line in running.silence() if "ready" not in line] == []
+
+
+def test_what_mlflow_s_server_had_started_does_not_outlive_a_killed_supervisor(begin: Begin) -> None:
+    running = begin(("mlflow", WITH_A_CHILD, 5.0))
+    running.pids("mlflow", "mlflow-child")
+    running.process.kill()
+    assert not any(re.search(r" is \d+$", line) for line in running.silence())
+
+
+def test_mlflow_s_server_is_told_to_stop_through_the_process_around_it(begin: Begin) -> None:
+    running = begin(("mlflow", TELLS, 5.0))
+    running.pids("mlflow")
+    running.process.terminate()
+    assert "mlflow stops" in running.silence()
 
 
 def test_what_a_child_had_started_does_not_outlive_its_stop(begin: Begin) -> None:
