@@ -243,7 +243,9 @@ def test_under_load_with_a_kill_in_the_middle_nothing_fails_and_everything_recon
     assert service.pids("owner") not in ([], [before])
     assert figures["failed_requests"] == {}
     assert (figures["acked_and_missing"], figures["twice_in_the_journal"], figures["difference"]) == (0, 0, 0)
-    assert figures["event_fates"]["accepted"] == 15 * 40
+    # What was recorded as the owner died, and not acknowledged, comes back as repeated.
+    assert set(figures["event_fates"]) <= {"accepted", "repeated"}
+    assert sum(figures["event_fates"].values()) == 15 * 40
     assert sum(figures["receipts"].values()) > 100
 
 
