@@ -13,6 +13,8 @@ from rivermill.api import make_app
 from rivermill.api_guard import PUBLIC
 from rivermill.desk import Desk, JobDesk
 
+HERE = "http://127.0.0.1"
+
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 
 
@@ -49,7 +51,7 @@ def asking(app: FastAPI, *asked: tuple[str, str, dict[str, str]]) -> list[httpx.
 
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as http:
             return [
                 await http.request(method, "http://127.0.0.1" + path, headers=headers, content=b"{}")
                 for method, path, headers in asked

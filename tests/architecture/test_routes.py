@@ -28,6 +28,8 @@ from rivermill.settings import Home, configs_folder
 from rivermill.wiring import answering_of, champion_of, open_run, read_one
 from serving.live import LiveService
 
+HERE = "http://localhost"
+
 NAME = "phishing"
 Asked = tuple[str, str, dict[str, str]]
 """Method, path, headers."""
@@ -80,7 +82,7 @@ def ask(root: Path, asked: Sequence[Asked], extra: Callable[[FastAPI], None] = l
 
     async def run() -> list[int]:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as http:
             content = {"GET": None, "POST": b"{"}
             return [
                 (await http.request(method, path, headers=headers, content=content[method])).status_code

@@ -33,6 +33,8 @@ from rivermill.settings import Home, configs_folder
 from rivermill.wiring import answering_of, champion_of, open_run, read_one
 from serving.live import LiveService
 
+HERE = "http://localhost"
+
 NAME = "phishing"
 FOLDER = configs_folder() / NAME
 EVENTS = 1_200
@@ -155,7 +157,7 @@ async def site(root: Path) -> AsyncIterator[Site]:
     headers = {"authorization": f"Bearer {ring.admin_path.read_text().strip()}"}
     transport = httpx.ASGITransport(app)
     recording = asyncio.create_task(live.record_enqueued())
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as http:
+    async with httpx.AsyncClient(transport=transport, base_url=HERE, headers=headers) as http:
         yield Site(http, live, root)
     recording.cancel()
     await asyncio.gather(recording, return_exceptions=True)

@@ -39,6 +39,8 @@ from rivermill.settings import Home, configs_folder
 from rivermill.wiring import answering_of, champion_of, open_run, read_one
 from serving.live import LiveService
 
+HERE = "http://127.0.0.1"
+
 pytestmark = pytest.mark.slow
 
 EVENTS = 150
@@ -138,7 +140,7 @@ async def facing(pipeline: Pipeline, home: Home) -> AsyncIterator[Face]:
         try:
             async with httpx.AsyncClient(
                 transport=httpx.ASGITransport(app),
-                base_url="http://127.0.0.1",
+                base_url=HERE,
                 headers={"Authorization": f"Bearer {keys.admin_path.read_text().strip()}"},
             ) as http:
                 yield Face(http=http, keys=keys, home=home)
