@@ -14,7 +14,7 @@ from journal.errors import GateClosed, Refused, RivermillError
 from journal.log import START
 from journal.record import Kind
 from rivermill.lines import Lines
-from rivermill.retraining import Order, Retrainer, scheduled_job
+from rivermill.retraining import Order, Retrainer, handled_triggers, scheduled_job
 from rivermill.wiring import Run
 from training.recipe import Where
 from training.schedule import last_trigger, next_trigger
@@ -71,9 +71,9 @@ class Retrains:
         assert settings is not None, "an agenda of retrains needs their settings"
         self._run, self._retrainer, self._settings, self._say = run, retrainer, settings, say
         self._start = run.pipeline.starts[0]
-        triggers = [d.decision.details["trigger"] for d in decisions_of(run) if "trigger" in d.decision.details]
+        triggers = handled_triggers(run.journal)
         self._refusals = Refusals(run, retrainer.lines)
-        self._handled: int | None = max(triggers + self._refused(), default=None)
+        self._handled: int | None = max(triggers.union(self._refused()), default=None)
         self._ray_next = ray_once and not triggers
 
     @property

@@ -177,35 +177,19 @@ def add_registry(app: FastAPI, desk: Desk) -> None:
         pipeline: str, asked: Promotion, caller: Caller, explain: Explain = False, key: Key = ""
     ) -> dict[str, Any]:
         """Let a line answer, if the gate lets it in; 422 with every failing check if not."""
-
-        def decide() -> dict[str, Any]:
-            return desk.promote(
-                pipeline,
-                asked.line,
-                why=asked.why,
-                principal=caller.name,
-                key=key,
-                expected=asked.expected,
-                explain=explain,
-            )
-
-        return await run_in_threadpool(decide)
+        how = _how(asked, caller, explain, key)
+        return await run_in_threadpool(desk.promote, pipeline, asked.line, **how)
 
     @app.post("/v1/{pipeline}/rollback", name="rollback")
     async def rollback(
         pipeline: str, asked: Rollback, caller: Caller, explain: Explain = False, key: Key = ""
     ) -> dict[str, Any]:
         """Let an earlier champion answer again."""
+        how = _how(asked, caller, explain, key)
+        return await run_in_threadpool(desk.roll_back, pipeline, asked.to, **how)
 
-        def decide() -> dict[str, Any]:
-            return desk.roll_back(
-                pipeline,
-                asked.to,
-                why=asked.why,
-                principal=caller.name,
-                key=key,
-                expected=asked.expected,
-                explain=explain,
-            )
 
-        return await run_in_threadpool(decide)
+def _how(asked: Promotion | Rollback, caller: Principal, explain: bool, key: str) -> dict[str, Any]:
+    """What both kinds of decisions are given beside the line."""
+    known = {"why": asked.why, "principal": caller.name, "key": key}
+    return {**known, "expected": asked.expected, "explain": explain}

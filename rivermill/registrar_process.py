@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from journal.body import Decision, decode
 from journal.control import ControlLog
 from journal.errors import Busy, LostRace, OwnerDown, RegistryDown, RivermillError
 from journal.log import START
@@ -26,7 +25,7 @@ from rivermill.desk import wall_now
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.projection import Logged
 from rivermill.registry_wiring import jobs_of, live_lines, live_projection, live_retrainer, mlflow_of
-from rivermill.retraining import Order
+from rivermill.retraining import Order, handled_triggers, scheduled_key
 from rivermill.settings import Home
 from rivermill.supervisor import say_on_stderr
 from rivermill.wiring import control_of
@@ -95,10 +94,9 @@ class Registrar:
             return
         self._clocks[post.pipeline.name] = clock
         trigger = last_trigger(settings, post.pipeline.starts[0], clock)
-        if trigger is None or trigger in _handled(post.journal):
+        if trigger is None or trigger in handled_triggers(post.journal):
             return
-        key = f"scheduled {trigger}"
-        post.jobs.submit(post.pipeline.name, key, {"trigger": trigger}, wall_now(), "schedule")
+        post.jobs.submit(post.pipeline.name, scheduled_key(trigger), {"trigger": trigger}, wall_now(), "schedule")
 
     def _work(self) -> None:
         while not self._stopping.wait(_LOOK_EVERY):
@@ -206,11 +204,6 @@ class _Heartbeat:
             except LostRace:
                 self._stop.set()
                 return
-
-
-def _handled(journal: SqliteReader) -> set[int]:
-    records = journal.of_kind(Kind.DECISION, START, 1_000_000)
-    return {decode(record.body, Decision).details.get("trigger", -1) for record in records}
 
 
 def main(root: Path, mlflow_ui: str, folders: Sequence[Path]) -> None:

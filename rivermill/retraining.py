@@ -15,10 +15,11 @@ import msgspec
 from features import dataset
 from features.examples import Readable
 from journal.blobs import Blobs
-from journal.body import Version, draft_of
+from journal.body import Decision, Version, decode, draft_of
 from journal.clock import format_time
 from journal.control import Entry
 from journal.errors import Refused
+from journal.log import START
 from journal.record import Draft, Kind
 from registry.evidence import Scored
 from registry.signing import Signer
@@ -181,6 +182,17 @@ def _decision(entry: Entry) -> dict[str, Any]:
     return {"sequence": entry.sequence, "action": entry.action, "line": entry.subject, "why": entry.why}
 
 
+def scheduled_key(trigger: int) -> str:
+    """The key of the job that a schedule's trigger asks for, in lock-step and live alike: one trigger is one job."""
+    return f"scheduled {format_time(trigger)}"
+
+
 def scheduled_job(pipeline: str, trigger: int) -> str:
-    """The id of the job that a schedule's trigger asks for: one trigger is one job."""
-    return job_id(pipeline, f"scheduled {format_time(trigger)}")
+    """The id of that job."""
+    return job_id(pipeline, scheduled_key(trigger))
+
+
+def handled_triggers(journal: Readable) -> set[int]:
+    """The triggers that the journal's decisions answer."""
+    records = journal.of_kind(Kind.DECISION, START, 1_000_000)
+    return {details["trigger"] for r in records if "trigger" in (details := decode(r.body, Decision).details)}
