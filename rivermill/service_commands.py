@@ -1,7 +1,6 @@
 """The command line's verbs for the live service and for lines: up, registry, train, access."""
 
 import getpass
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -105,7 +104,7 @@ def registry_promote(
         line,
         why=why,
         principal=principal(),
-        key=key or uuid.uuid4().hex,
+        key=key,
         expected=expected,
         explain=explain,
     )
@@ -130,7 +129,7 @@ def registry_rollback(
         to,
         why=why,
         principal=principal(),
-        key=key or uuid.uuid4().hex,
+        key=key,
         expected=expected,
         explain=explain,
     )
@@ -177,7 +176,7 @@ def train_submit(place: Place, pipeline: str, executor: str, promote: bool, key:
 
     jobs = _jobs(place, pipeline)
     options = {"executor": executor, "promote": promote}
-    job = jobs.submit(_name(place, pipeline), key or uuid.uuid4().hex, principal(), options)
+    job = jobs.submit(_name(place, pipeline), key, principal(), options)
     waits = {} if is_owned(place.home / "up") else {"note": "nothing works on jobs now: start `rivermill up`"}
     out.show_mapping({**job, **waits}, as_json)
 
