@@ -84,13 +84,22 @@ class Stream:
         )
         return draft if self._personal else hand_on(draft, data=fields)
 
-    def _split(self, envelope: Envelope, fields: dict[str, Any], subject: Subject) -> tuple[bytes, bytes]:
-        """The body with pseudonyms instead of entity keys and without other personal fields; what is sealed."""
-        stored = {
+    def stored(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """What a record's body would hold of an event's data: pseudonyms, and nothing else that is personal."""
+        if not self._personal:
+            return fields
+        return self._in_the_open(fields, self._keys.subject_of(fields[self.contract.subject]))
+
+    def _in_the_open(self, fields: dict[str, Any], subject: Subject) -> dict[str, Any]:
+        """The fields with pseudonyms instead of entity keys and without other personal ones."""
+        return {
             name: value if name not in self._personal or value is None else self._keys.pseudonym(subject, value)
             for name, value in fields.items()
             if name not in self._personal or name in self._pseudonymous
         }
+
+    def _split(self, envelope: Envelope, fields: dict[str, Any], subject: Subject) -> tuple[bytes, bytes]:
+        """The body as it is stored; what is sealed."""
         personal = {name: fields[name] for name in sorted(self._personal)}
         context = context_of(envelope.type, envelope.source, envelope.id)
-        return canonical_json(stored), self._keys.seal(subject, personal, context=context)
+        return canonical_json(self._in_the_open(fields, subject)), self._keys.seal(subject, personal, context=context)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -190,11 +189,8 @@ def _question(service: PipelineService, raw: bytes, principal: Principal) -> Que
         raise TooLarge(which=f"a question of {len(event)} bytes, more than {most}", fix="Send less")
     envelope = read_envelope(event)
     fields = service.question.read(envelope, event)
-    # The draft's body is what a record would hold: pseudonyms instead of personal keys.
-    stored = service.question.draft(envelope, 0, fields, principal.name, None).body
-    return Question(
-        id=asked.id, source=asked.source, fields=orjson.loads(stored), event=event, principal=principal.name
-    )
+    stored = service.question.stored(fields)
+    return Question(id=asked.id, source=asked.source, fields=stored, event=event, principal=principal.name)
 
 
 def _ack(request: Request) -> Ack:
