@@ -136,10 +136,10 @@ def versions(root: Path) -> list[Manifest]:
     return [msgspec.json.decode(path.read_bytes(), type=Manifest) for path in sorted(root.glob("*/manifest.json"))]
 
 
-def read(root: Path, version: str) -> pa.Table:
-    """A version's rows."""
+def read(root: Path, version: str, columns: list[str] | None = None) -> pa.Table:
+    """A version's rows; of the named columns alone, where some are named."""
     try:
-        return pq.read_table(root / version / "rows.parquet")
+        return pq.read_table(root / version / "rows.parquet", columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise Corrupt(which=f"dataset {version}: {error}", fix="Delete the folder and build it again") from error
 

@@ -14,7 +14,7 @@ from journal.record import Kind, Record
 
 ARROW_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
 _PAGE = 2_000
-_ROWS_PER_BATCH = 20_000
+_ROWS_PER_BATCH = 2_000
 
 
 class Readable(Protocol):
@@ -67,9 +67,9 @@ def collect(journal: Readable, through: int) -> Rows:
     return Rows(pa.Table.from_batches(batches), definition, considered, dict(sorted(excluded.items())))
 
 
-def _pages(journal: Readable, through: int) -> Iterator[Record]:
+def _of_kind(journal: Readable, kind: Kind, through: int) -> Iterator[Record]:
     after = START
-    while page := journal.read(0, after, _PAGE):
+    while page := journal.of_kind(kind, after, _PAGE):
         for record in page:
             if record.offset > through:
                 return
@@ -81,13 +81,12 @@ def _ends(journal: Readable, through: int) -> tuple[dict[int, bool], dict[int, s
     """Outcomes by prediction offset, and the reasons of those that have none."""
     outcomes: dict[int, bool] = {}
     reasons: dict[int, str] = {}
-    for record in _pages(journal, through):
-        if record.kind is Kind.EXAMPLE:
-            example = decode(record.body, Example)
-            outcomes[example.prediction] = example.outcome
-        elif record.kind is Kind.EXPIRED:
-            expired = decode(record.body, Expired)
-            reasons[expired.prediction] = expired.reason
+    for record in _of_kind(journal, Kind.EXAMPLE, through):
+        example = decode(record.body, Example)
+        outcomes[example.prediction] = example.outcome
+    for record in _of_kind(journal, Kind.EXPIRED, through):
+        expired = decode(record.body, Expired)
+        reasons[expired.prediction] = expired.reason
     return outcomes, reasons
 
 
@@ -99,9 +98,8 @@ def _definition(journal: Readable, through: int) -> Definition:
 
 
 def _predictions(journal: Readable, through: int) -> Iterator[tuple[Record, Prediction]]:
-    for record in _pages(journal, through):
-        if record.kind is Kind.PREDICTION:
-            yield record, decode(record.body, Prediction)
+    for record in _of_kind(journal, Kind.PREDICTION, through):
+        yield record, decode(record.body, Prediction)
 
 
 def _in_batches(pairs: Iterator[tuple[Record, Prediction]]) -> Iterator[list[tuple[Record, Prediction]]]:

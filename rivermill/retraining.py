@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from features import dataset
+from features.dataset_process import build_apart
 from features.examples import Readable
 from journal.blobs import Blobs
 from journal.body import Decision, Version, decode, draft_of
@@ -96,12 +97,12 @@ class Retrainer:
             JobFailed: It was stopped, or its process came to no model; the message holds the log's last lines.
             Refused: There are too few examples, or none of one class.
         """
-        manifest = dataset.build(
-            self.journal, self.home.datasets, self.pipeline.name, self.journal.end(), build_fingerprint()
+        manifest = build_apart(
+            self.home.journal, self.home.datasets, self.pipeline.name, self.journal.end(), build_fingerprint()
         )
         folder, spec = self.home.jobs / order.job, self._spec(manifest, order)
         # Asked before a process is started for it: only here a refusal can be told from a failure.
-        folds_of(dataset.read(self.home.datasets, manifest.version), spec)
+        folds_of(dataset.read(self.home.datasets, manifest.version, ["at", "outcome"]), spec)
         write_spec(folder, spec)
         finished = run_job(folder, stopped=stopped)
         version = self._stage(order, manifest, finished)

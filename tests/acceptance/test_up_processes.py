@@ -319,7 +319,7 @@ def test_sigterm_ends_every_process_and_the_folds_agree_with_the_journal(service
     assert service.process.wait(STOPS_WITHIN) == 0
     assert not any(lives(pid) for pid in family)
     assert not service.home.socket.exists()
-    assert all(is_free(port) for port in service.ports)
+    until("its ports free", lambda: all(is_free(port) for port in service.ports))
     run = open_run(load_pipeline(configs_folder() / "phishing"), service.home)
     try:
         joined, learned = run.folds.join.counts(), run.folds.learner.counts()
@@ -339,7 +339,8 @@ def test_nothing_outlives_a_supervisor_that_is_killed(service: Service) -> None:
         again.process.kill()
         again.process.wait()
         until("none of its processes", lambda: not any(lives(pid) for pid in family))
-        assert all(is_free(port) for port in again.ports)
+        # A process counts as dead when its first thread is; its sockets close with its last one.
+        until("its ports free", lambda: all(is_free(port) for port in again.ports))
     finally:
         again.api.close()
         with again.process:
