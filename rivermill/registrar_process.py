@@ -65,14 +65,15 @@ class Registrar:
         self._projections: dict[str, Logged] = {post.pipeline.name: set() for post in posts}
         self._complained = False
 
-    def run(self) -> None:
-        """Look after them until `stop`."""
+    def run(self) -> bool:
+        """Look after them until `stop`; False when the half that works on jobs has died before."""
         working = threading.Thread(target=self._work, name="jobs")
         working.start()
         try:
             # One half without the other would look alive and do nothing.
             while working.is_alive() and not self._stopping.wait(_LOOK_EVERY):
                 self._look()
+            return self._stopping.is_set()
         finally:
             self._stopping.set()
             working.join()
@@ -206,8 +207,8 @@ class _Heartbeat:
                 return
 
 
-def main(root: Path, mlflow_ui: str, folders: Sequence[Path]) -> None:
-    """Run the registrar until SIGTERM."""
+def main(root: Path, mlflow_ui: str, folders: Sequence[Path]) -> int:
+    """Run the registrar until SIGTERM; returns its exit code."""
     pipelines = [load_pipeline(folder) for folder in folders]
     homes = [Home(root, pipeline.name) for pipeline in pipelines]
     posts = [
@@ -221,8 +222,8 @@ def main(root: Path, mlflow_ui: str, folders: Sequence[Path]) -> None:
         registrar.stop()
 
     signal.signal(signal.SIGTERM, ask_to_stop)
-    registrar.run()
+    return 0 if registrar.run() else 1
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], [Path(folder) for folder in sys.argv[3:]])
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], [Path(folder) for folder in sys.argv[3:]]))

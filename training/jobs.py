@@ -35,6 +35,9 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 LEASE = 60 * SECOND
 ATTEMPTS = 3
 
+DAMAGED = "damaged"
+"""Stands in a spec or a result that could not be read, with what is wrong."""
+
 _EVENT_OF: dict[str, Event] = {"succeeded": "succeed", "failed": "fail", "stopped": "stop"}
 
 _metadata = sa.MetaData()
@@ -145,12 +148,15 @@ class JobTable:
     def claim(self, owner: str, now: int) -> Job | None:
         """Take the lease of the oldest job that nobody works on; None when there is none.
 
-        One whose attempts are used up fails instead, and the next is tried.
+        One that is damaged or whose attempts are used up fails instead, and the next is tried.
         """
         stale = sa.and_(_jobs.c.state == "running", _jobs.c.heartbeat < now - LEASE)
         for job in self._select(sa.or_(_jobs.c.state == "queued", stale)):
             held = {"owner": owner, "heartbeat": now, "epoch": job.epoch + 1}
-            if job.epoch >= ATTEMPTS:
+            if DAMAGED in job.spec:
+                self._move(job, "claim", **held)
+                self.finish(job.id, job.epoch + 1, "failed", {"reason": job.spec[DAMAGED]})
+            elif job.epoch >= ATTEMPTS:
                 why = {"reason": f"given up after {ATTEMPTS} attempts, each of which ended without a word"}
                 self._move(job, "fail", result=canonical_json(why))
             elif job.stop_requested:
@@ -233,9 +239,15 @@ class JobTable:
 
 def _job(row: sa.RowMapping) -> Job:
     values = dict(row)
-    return Job(
-        **{**values, "spec": msgspec.json.decode(values["spec"]), "result": msgspec.json.decode(values["result"])}
-    )
+    return Job(**{**values, "spec": _object(values["spec"]), "result": _object(values["result"])})
+
+
+def _object(stored: bytes) -> dict[str, Any]:
+    """What a column holds; where that cannot be read, a note in its place, so that the other jobs go on."""
+    try:
+        return msgspec.json.decode(stored, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        return {DAMAGED: f"its row in the table of jobs cannot be read ({error}); submit it again under another key"}
 
 
 def _fenced(job: Job, epoch: int) -> LostRace:

@@ -197,3 +197,16 @@ def test_the_table_outlives_its_process(table: JobTable, tmp_path: Path) -> None
     with sqlite3.connect(tmp_path / "control.sqlite") as raw:
         assert raw.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
     raw.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff"])
+def test_a_damaged_row_fails_and_the_jobs_behind_it_go_on(table: JobTable, engine: sa.Engine, damage: bytes) -> None:
+    broken = table.submit("flights", "first", {}, 1, "t")
+    whole = table.submit("flights", "second", {}, 2, "t")
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE jobs SET spec = :spec WHERE id = :id"), {"spec": damage, "id": broken.id})
+    assert claimed(table).id == whole.id
+    failed = table.get(broken.id)
+    assert failed.state == "failed"
+    assert "cannot be read" in failed.result["reason"]
+    assert [job.state for job in table.list("flights")] == ["failed", "running"]
