@@ -31,6 +31,9 @@ from rivermill.settings import Home
 from rivermill.wiring import answering_of, champion_of, read_one
 from serving.live import LiveService
 
+_KEEP_ALIVE = 75
+"""Seconds: longer than clients keep an idle connection, so that none sends into one that closes at this very moment."""
+
 _FOLLOW_EVERY = 0.02
 _STAGE_EVERY = 0.5
 
@@ -74,7 +77,14 @@ def main(root: Path, port: int, folders: Sequence[Path]) -> None:
         lifespan,
     )
     uvicorn.run(
-        app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", log_level="warning", access_log=False
+        app,
+        host="127.0.0.1",
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE,
     )
 
 
