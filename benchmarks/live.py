@@ -102,8 +102,16 @@ class Load:
         for chore in (retrain, *chores):
             chore.cancel()
         await asyncio.gather(retrain, *chores, return_exceptions=True)
+        served = await self._served_within()
         await self._caught_up()
-        return {**self._figures(took), **self._reconciled(), "job": self.job}
+        return {**self._figures(took), "served_within": served, **self._reconciled(), "job": self.job}
+
+    async def _served_within(self) -> dict[str, int]:
+        """How many answers the service gave within so many seconds, by its own count: this client stalls, too."""
+        prefix, suffix = 'rivermill_http_seconds_bucket{le="', '",route="predict"}'
+        lines = (await self.api.get("/metrics")).text.splitlines()
+        buckets = [line.removeprefix(prefix).split(suffix) for line in lines if suffix in line and prefix in line]
+        return {edge: int(float(count)) for edge, count in buckets}
 
     def _items(self, now: int) -> Iterator[dict[str, Any]]:
         assert self.pipeline.recorded is not None, "the load is a recording"
