@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from features.examples import Readable, Rows, collect
 from journal.blobs import sync_folder, write_durably
 from journal.errors import Corrupt, Refused, UnknownName
+from journal.quality import require_running
+from journal.stage_rule import DATASET, FEATURES, JOIN
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +63,9 @@ def build(journal: Readable, root: Path, pipeline: str, through: int, fingerprin
 
     Raises:
         Refused: The rows break the dataset's own rules; the message says which rows.
+        Stopped: A quality rule held a stage that datasets come from, at the end of the range.
     """
+    require_running(journal, FEATURES, JOIN, DATASET, through=through)
     rows = collect(journal, through)
     check(rows.table)
     manifest = _manifest(rows, pipeline, journal.incarnation, through, fingerprint)

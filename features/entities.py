@@ -18,12 +18,13 @@ _encode = msgspec.msgpack.Encoder().encode
 class Entity:
     """The state of one entity in one window view."""
 
-    __slots__ = ("key", "order", "panes", "touched", "values", "view")
+    __slots__ = ("gone", "key", "order", "panes", "touched", "values", "view")
 
     def __init__(self, view: "WindowView", key: bytes) -> None:
         self.view, self.key = view, key
         self.order = (view.index, key)
         self.touched = -1
+        self.gone = False
         self.values: list[FieldValue] = [None] * len(view.plan.fields)
         self.panes: list[PaneState] = [pane.open(self.values) for pane in view.panes]
         for pane in self.panes:
@@ -63,10 +64,10 @@ class WindowView:
         values = decode_key(key)
         return self.enter(tuple(values) if len(values) > 1 else values[0])
 
-    def forget(self, key: bytes) -> None:
-        """Let go of an entity that is empty."""
+    def forget(self, key: bytes) -> Entity | None:
+        """Let go of an entity; None when there is none of that key."""
         values = decode_key(key)
-        del self.entities[tuple(values) if len(values) > 1 else values[0]]
+        return self.entities.pop(tuple(values) if len(values) > 1 else values[0], None)
 
 
 class Timers:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from features.bad_windows import BadWindows
 from journal.body import Definition, Example, Expired, Prediction, decode
 from journal.errors import Refused
 from journal.log import START
@@ -47,12 +48,16 @@ class Rows:
 def collect(journal: Readable, through: int) -> Rows:
     """Join every prediction up to ``through`` with its end.
 
+    A prediction that was asked, made or labelled in a window that a quality rule found bad is left out, as
+    ``bad_window:<rule>``, where the rule is about that record's stream.
+
     Columns: ``prediction`` (journal offset), ``at`` (microseconds, UTC), ``key``, the features, ``outcome``.
 
     Raises:
         Refused: The range holds predictions of more than one feature service, or none at all.
     """
-    ends, reasons = _ends(journal, through)
+    ends, reasons, joins = _ends(journal, through)
+    bad = BadWindows(journal, through)
     definition = _definition(journal, through)
     excluded = Counter[str]()
     batches, considered = [], 0
@@ -60,6 +65,13 @@ def collect(journal: Readable, through: int) -> Rows:
         considered += len(page)
         chosen = [(record, body) for record, body in page if record.offset in ends]
         excluded.update(reasons.get(record.offset, "pending") for record, _ in page if record.offset not in ends)
+        if bad:
+            spoiled = [
+                bad.rule_against(question=body.question, prediction=record.offset, **joins[record.offset])
+                for record, body in chosen
+            ]
+            excluded.update(f"bad_window:{rule}" for rule in spoiled if rule is not None)
+            chosen = [pair for pair, rule in zip(chosen, spoiled, strict=True) if rule is None]
         _check_service(definition, chosen)
         batches.append(_batch(definition, chosen, ends))
     if not considered:
@@ -77,17 +89,19 @@ def _of_kind(journal: Readable, kind: Kind, through: int) -> Iterator[Record]:
         after = page[-1].offset
 
 
-def _ends(journal: Readable, through: int) -> tuple[dict[int, bool], dict[int, str]]:
-    """Outcomes by prediction offset, and the reasons of those that have none."""
+def _ends(journal: Readable, through: int) -> tuple[dict[int, bool], dict[int, str], dict[int, dict[str, int]]]:
+    """By prediction offset: outcomes, the reasons of those that have none, and where label and example stand."""
     outcomes: dict[int, bool] = {}
     reasons: dict[int, str] = {}
+    joins: dict[int, dict[str, int]] = {}
     for record in _of_kind(journal, Kind.EXAMPLE, through):
         example = decode(record.body, Example)
         outcomes[example.prediction] = example.outcome
+        joins[example.prediction] = {"label": example.label, "example": record.offset}
     for record in _of_kind(journal, Kind.EXPIRED, through):
         expired = decode(record.body, Expired)
         reasons[expired.prediction] = expired.reason
-    return outcomes, reasons
+    return outcomes, reasons, joins
 
 
 def _definition(journal: Readable, through: int) -> Definition:

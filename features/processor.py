@@ -14,7 +14,7 @@ Rules:
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
@@ -22,7 +22,7 @@ import msgspec
 
 from features.entities import Entity, Timers, WindowView
 from features.feeds import StreamFeeds
-from features.rows import Row
+from features.rows import Row, decode_key
 from features.views import ViewPlan
 from features.windows import Window
 from journal.body import Decision, body_of
@@ -40,6 +40,10 @@ class Table(Protocol):
 
     def put(self, view: str, row: Row) -> bool:
         """Offer a row; whether the guard took it."""
+        ...
+
+    def rows(self, view: str) -> Iterable[Row]:
+        """Every row of a view, deletes included."""
         ...
 
     def flush(self) -> None:
@@ -98,7 +102,7 @@ class FeatureFold:
     def apply(self, record: Record) -> Sequence[Draft]:
         """Take one record. It derives nothing for the journal."""
         if record.kind is Kind.DECISION:
-            self._obey(body_of(record, Decision))
+            self._obey(body_of(record, Decision), record.at)
             return ()
         time = record.at if record.time is None else record.time
         touched: list[Entity] = []
@@ -116,13 +120,34 @@ class FeatureFold:
             self._offer(touched, record.at)
         return ()
 
-    def _obey(self, decision: Decision) -> None:
+    def _obey(self, decision: Decision, known: int) -> None:
         if decision.action == "release":
             self._released = decision.details["event"]
+        elif decision.action == "erase":
+            for plan in self.plans:
+                self._erase(plan, decision.details["pseudonyms"], known)
+
+    def _erase(self, plan: ViewPlan, pseudonyms: Mapping[str, Sequence[str]], known: int) -> None:
+        """End every row of a person in one view: state, online row, and a delete in history."""
+        named = [(n, frozenset(pseudonyms[name])) for n, name in enumerate(plan.join_keys) if name in pseudonyms]
+        if not named:
+            return
+        view = self._windows.get(plan.name)
+        rows = self._plain_rows[plan.name] if view is None else view.rows
+        for row in list(self._table.rows(plan.name)):
+            values = decode_key(row.key)
+            if row.values is None or not any(values[n] in theirs for n, theirs in named):
+                continue
+            end = Row(row.key, self.clock, known, None)
+            if self._table.put(plan.name, end):
+                rows.append(end)
+            if view is not None and (entity := view.forget(row.key)) is not None:
+                entity.gone = True
+                self._dirty.add(entity)
 
     def _expire(self, offset: int, touched: list[Entity]) -> None:
         for entity in self._timers.fire(self.clock):
-            if entity.touched != offset:
+            if entity.touched != offset and not entity.gone:
                 entity.touched = offset
                 touched.append(entity)
 
@@ -164,11 +189,12 @@ class FeatureFold:
 
     def save(self, file: FoldFile) -> None:
         """Write the entities that changed, the counters, and the rows; an empty entity is forgotten."""
-        empty = [entity for entity in self._dirty if entity.is_empty()]
-        file.put("windows", ((e.view.prefix + e.key, e.dump()) for e in self._dirty if not e.is_empty()))
-        file.delete("windows", (entity.view.prefix + entity.key for entity in empty))
-        for entity in empty:
-            entity.view.forget(entity.key)
+        ended = [entity for entity in self._dirty if entity.gone or entity.is_empty()]
+        file.delete("windows", (entity.view.prefix + entity.key for entity in ended))
+        file.put("windows", ((e.view.prefix + e.key, e.dump()) for e in self._dirty if not (e.gone or e.is_empty())))
+        for entity in ended:
+            if not entity.gone:
+                entity.view.forget(entity.key)
         self._dirty.clear()
         file.put("fold", [(b"counters", _encode(self._counters())), (b"views", self._definition())])
         for view in self._windows.values():

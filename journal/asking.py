@@ -66,6 +66,8 @@ class Asking:
                 which=f"{envelope.id!r}, at offset {outcome.offset}", fix="Give another question another id"
             )
         assert isinstance(outcome, Record), "without a sink nothing is replayed"
+        for note in self._stream.notes:
+            self._journal.tally(note)
         answer = msgspec.structs.replace(prediction, question=outcome.offset, key=str(outcome.data[self._key]))
         (answered,) = self._journal.append((_draft(answer, envelope, outcome),))
         assert isinstance(answered, Record), "what no index knows is not refused"

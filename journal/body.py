@@ -162,7 +162,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         subject: What it is about: a line, a quarantine id.
         why: The reason given, with whatever evidence there was.
         details: Facts the action needs.
-        signature: Over pipeline, sequence, action, subject, why and details (hex). Outside every digest.
+        heads: Where the control log's ledgers stood, this decision included: (last number, hash) by table. They vouch
+            for all that was written before. Outside every digest.
+        signature: Over pipeline, sequence, action, subject, why, details and heads (hex). Outside every digest.
     """
 
     sequence: int
@@ -170,6 +172,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     why: str
     details: dict[str, Any]
+    heads: dict[str, tuple[int, str]] = {}
     signature: str = ""
 
 
@@ -184,6 +187,42 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: str
     event: str
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """What a quality rule found in one window of journal time.
+
+    Attributes:
+        name: The rule.
+        stage: Where it was measured: ``intake``, ``features``, ``join`` or ``dataset``.
+        stream: The stream of the records that were measured; ``predictions`` for the features stage.
+        field: The field or the view; empty when the rule is about whole records.
+        metric: What was measured.
+        measured: The share that was found bad, 0 to 1.
+        most: The share that the rule allows. A window within it is written down too when the one before was not: it
+            lifts what that one stopped.
+        begins: When the window begins, in microseconds of ``at``.
+        ends: When it ends; records known at or after this are not in it.
+        stop: Whether the stage stands still until a later window passes.
+        events: How many records were measured.
+    """
+
+    name: str
+    stage: str
+    stream: str
+    field: str
+    metric: str
+    measured: float
+    most: float
+    begins: int
+    ends: int
+    stop: bool
+    events: int
+
+    @property
+    def is_breach(self) -> bool:
+        """Whether the window was bad; otherwise it is the first good one again."""
+        return self.measured > self.most
 
 
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)

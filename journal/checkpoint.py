@@ -1,4 +1,8 @@
-"""A fold's file: keyed state, embedded tables and the position, committed as one SQLite transaction."""
+"""A fold's file: keyed state, embedded tables and the position, committed as one SQLite transaction.
+
+Whoever opens a file for writing claims its next epoch, and every commit holds only for the epoch that is the file's
+still: of two writers the older one changes nothing from the moment the newer one opens.
+"""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -8,7 +12,7 @@ from typing import Any
 
 import apsw
 
-from journal.errors import Corrupt, DurabilityLost
+from journal.errors import Corrupt, DurabilityLost, Fenced
 from journal.log import Position
 from journal.sqlite import open_database
 
@@ -20,8 +24,11 @@ CREATE TABLE IF NOT EXISTS position (
 CREATE TABLE IF NOT EXISTS state (
     space TEXT, key BLOB, value BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (space, key)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS writer (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL) STRICT;
 """
 _REBUILD = "Delete this file: the fold is rebuilt from the journal at the next start"
+_DERIVED_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'writer'"
+_ONE_WRITER = "Nothing was changed. One process at a time writes a fold: stop this one"
 
 
 class FoldFile:
@@ -30,8 +37,34 @@ class FoldFile:
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self.path = path
         self.db = open_database(path, readonly=readonly)
+        self.epoch = 0
+        """Which writer of this file this is, from 1; 0 for a reader."""
         if not readonly:
             self.db.execute(_SCHEMA)
+            self.epoch = self._claimed()
+
+    def _claimed(self) -> int:
+        claimed: int = self.db.execute(
+            "INSERT INTO writer VALUES (1, 1) ON CONFLICT DO UPDATE SET epoch = epoch + 1 RETURNING epoch"
+        ).get
+        return claimed
+
+    def raise_epoch(self, epoch: int) -> None:
+        """Go on under a higher epoch: the one that the journal's owner knows this writer by.
+
+        Raises:
+            Fenced: Another writer has claimed the file.
+        """
+        if epoch > self.epoch:
+            with self.transaction():
+                self.db.execute("UPDATE writer SET epoch = ?", (epoch,))
+            self.epoch = epoch
+
+    def _hold(self) -> None:
+        """Make sure that this is the newest writer, as the open transaction's first write: so it stays that."""
+        self.db.execute("UPDATE writer SET epoch = epoch WHERE epoch = ?", (self.epoch,))
+        if self.db.changes() != 1:
+            raise Fenced(which=f"{self.path.name}, whose writer {self.epoch} is not the last", fix=_ONE_WRITER)
 
     def position(self, fold: str) -> Position | None:
         """Where the fold stood at its last commit; None before the first."""
@@ -65,9 +98,11 @@ class FoldFile:
 
         Raises:
             DurabilityLost: The disk is full, or a write failed.
+            Fenced: Another writer has claimed the file.
         """
         try:
             with self.db:
+                self._hold()
                 yield
         except (apsw.FullError, apsw.IOError) as error:
             raise DurabilityLost(
@@ -112,8 +147,8 @@ class FoldFile:
 
     def clear(self) -> None:
         """Forget everything: every table of this file is derived from the journal and will be again."""
-        with self.db:
-            for (table,) in self.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        with self.transaction():
+            for (table,) in self.db.execute(_DERIVED_TABLES).fetchall():
                 self.db.execute(f'DELETE FROM "{table}"')
 
     def close(self) -> None:

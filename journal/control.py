@@ -5,20 +5,23 @@ The rules:
 - A pipeline's decisions are numbered from 1 without a gap. Whoever decides names the last one that he knows of, and
   becomes the next; of two who know the same, one wins.
 - A decision carries a key. The same key with the same action and subject again is the same decision.
-- Each entry holds the hash of the one before it, and a signature over what it decides. The signature is the one that
+- Each entry holds the hash of the one before it, and a signature over all that it says. The signature is the one that
   the decision's echo carries in the journal, so that an echo proves itself.
-- Evidence is appended beside it: what was measured about a line, by kind, signed. The newest of a kind counts.
+- Beside it stand the evidence (what was measured about a line, by kind: the newest counts) and the audit (who asked for
+  what, when, why, and what became of it). Both are ledgers of the same make.
+- A decision names the heads of all three as they were, and so does its echo: what stood there then can neither change
+  nor go. See `journal.proof`.
 """
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-import msgspec
 import sqlalchemy as sa
 
+from journal.audit import AuditRow, audit_columns
 from journal.body import Decision, decode, draft_of
 from journal.errors import ConflictingId, Corrupt, LostRace
+from journal.ledger import RESTORE, START_HEAD, Head, Ledger, Link, Signs, Verifies, ledger_table
 from journal.log import START
 from journal.record import Draft, Kind, Record, canonical_json
 from journal.sql import Database
@@ -26,75 +29,47 @@ from journal.sql import Database
 NAMING = ("bootstrap", "promote", "roll_back")
 """The actions that name the line that answers."""
 
-_RESTORE = "Restore the control log from a backup; the journal's echoes show what was decided"
-
 _metadata = sa.MetaData()
-_entries = sa.Table(
+_decisions_table = ledger_table(
     "decisions",
     _metadata,
-    sa.Column("pipeline", sa.String, primary_key=True),
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("action", sa.String, nullable=False),
     sa.Column("subject", sa.String, nullable=False),
     sa.Column("why", sa.String, nullable=False),
-    sa.Column("details", sa.LargeBinary, nullable=False),
+    sa.Column("details", sa.Text, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("principal", sa.String, nullable=False),
     sa.Column("key", sa.String, nullable=False),
-    sa.Column("previous", sa.String, nullable=False),
-    sa.Column("hash", sa.String, nullable=False),
-    sa.Column("signature", sa.String, nullable=False),
-    sa.UniqueConstraint("pipeline", "key"),
+    sa.Column("heads", sa.Text, nullable=False),
+    also=[sa.UniqueConstraint("pipeline", "key")],
 )
-_evidence = sa.Table(
+_evidence_table = ledger_table(
     "evidence",
     _metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("pipeline", sa.String, nullable=False),
     sa.Column("line", sa.String, nullable=False),
     sa.Column("kind", sa.String, nullable=False),
-    sa.Column("facts", sa.LargeBinary, nullable=False),
-    sa.Column("signature", sa.String, nullable=False),
-    sa.Index("evidence_of_line", "pipeline", "line"),
+    sa.Column("facts", sa.Text, nullable=False),
+    also=[sa.Index("evidence_of_line", "pipeline", "line")],
 )
+_audit_table = ledger_table("audit", _metadata, *audit_columns())
 
 
-class Signs(Protocol):
-    """Signs a list of parts; `registry.signing.Signer` does."""
-
-    def sign(self, *parts: bytes | str) -> str:
-        """The signature, in hex."""
-        ...
-
-
-class Verifies(Protocol):
-    """Checks signatures; `registry.signing.Verifier` does."""
-
-    def verify(self, signature: str, *parts: bytes | str) -> None:
-        """Raise `Untrusted` when it does not hold."""
-        ...
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(Link, frozen=True, kw_only=True):
     """One decision.
 
     Attributes:
-        pipeline: Whose.
-        sequence: Its place, from 1.
-        action: ``bootstrap``, ``promote``, ``roll_back`` or ``reject``.
-        subject: The line it is about.
+        action: ``bootstrap``, ``promote``, ``roll_back``, ``reject``, or what else the records page lists.
+        subject: The line, or the other thing, that it is about.
         why: The reason given.
         details: Facts that the action needs.
         at: Journal time, in microseconds.
         principal: Who decided.
         key: What makes a repeated request the same decision.
-        previous: The hash of the entry before; empty for the first.
-        hash: SHA-256 (hex) over everything else but the signature.
-        signature: Over pipeline, sequence, action, subject, why and details.
+        heads: Where the ledgers beside it stood, by table; one without a row is left out.
     """
 
-    pipeline: str
-    sequence: int
+    noun: ClassVar[str] = "decision"
+
     action: str
     subject: str
     why: str
@@ -102,9 +77,27 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     principal: str
     key: str
-    previous: str
-    hash: str
-    signature: str
+    heads: dict[str, Head]
+
+    def signed(self) -> tuple[str | bytes, ...]:
+        """What the signature covers: what the echo says, this entry's hash among its heads."""
+        return signed_parts(self.pipeline, decision_of(self))
+
+
+class Evidence(Link, frozen=True, kw_only=True):
+    """What was measured about a line.
+
+    Attributes:
+        line: The line, or the request's key, that it is about.
+        kind: What was measured.
+        facts: The figures.
+    """
+
+    noun: ClassVar[str] = "evidence"
+
+    line: str
+    kind: str
+    facts: dict[str, Any]
 
 
 class Echoed(Protocol):
@@ -116,7 +109,7 @@ class Echoed(Protocol):
 
 
 class ControlLog:
-    """Decisions and evidence in a SQL database, shared by several processes."""
+    """Decisions, evidence and audit in a SQL database, shared by several processes."""
 
     def __init__(self, url: str) -> None:
         """Open the database, and make its tables where they are missing.
@@ -124,20 +117,26 @@ class ControlLog:
         Args:
             url: As SQLAlchemy writes it: ``sqlite:///<file>``, or PostgreSQL's.
         """
-        self._database = Database(url, _metadata)
-        self.engine = self._database.engine
+        self.database = Database(url, _metadata)
+        self.engine = self.database.engine
+        self.decided = Ledger(_decisions_table, Entry)
+        self.measured = Ledger(_evidence_table, Evidence)
+        self.audited = Ledger(_audit_table, AuditRow)
+
+    @property
+    def beside(self) -> dict[str, Ledger[Any]]:
+        """The ledgers whose heads a decision names, by table."""
+        return {"evidence": self.measured, "audit": self.audited}
 
     def entries(self, pipeline: str, after: int = 0) -> Sequence[Entry]:
         """The pipeline's decisions behind a sequence, in order."""
-        wanted = sa.and_(_entries.c.pipeline == pipeline, _entries.c.sequence > after)
-        with self._database.reading() as connection:
-            rows = connection.execute(_entries.select().where(wanted).order_by(_entries.c.sequence)).mappings().all()
-        return [_entry(row) for row in rows]
+        with self.database.reading() as connection:
+            return self.decided.rows(connection, pipeline, _decisions_table.c.sequence > after)
 
     def head(self, pipeline: str) -> Entry | None:
         """The last decision; None before the first."""
-        with self._database.reading() as connection:
-            return _head(connection, pipeline)
+        with self.database.reading() as connection:
+            return self.decided.last(connection, pipeline)
 
     def champion(self, pipeline: str) -> str | None:
         """The line that the last naming decision names; None before the first."""
@@ -164,7 +163,7 @@ class ControlLog:
             pipeline: Whose.
             expected: The sequence of the last decision that the caller knows of; 0 for none.
             action: What is decided.
-            subject: About which line.
+            subject: About which line, or what else.
             why: The reason.
             details: Facts; they must be JSON.
             at: Journal time, in microseconds.
@@ -176,61 +175,90 @@ class ControlLog:
             LostRace: Somebody else has decided since.
             ConflictingId: The key stands for another decision.
         """
-        with self._database.writing() as connection:
-            known = _by_key(connection, pipeline, key)
-            if known is not None:
-                return _same(known, action, subject)
-            head = _head(connection, pipeline)
+        with self.database.writing() as connection:
+            known = self.decided.rows(connection, pipeline, _decisions_table.c.key == key)
+            if known:
+                return _same(known[0], action, subject)
+            head = self.decided.last(connection, pipeline)
             if (head.sequence if head else 0) != expected:
                 raise _lost(pipeline, expected, head)
-            decision = Decision(sequence=expected + 1, action=action, subject=subject, why=why, details=details)
-            facts = {
-                "pipeline": pipeline,
-                **msgspec.to_builtins(decision),
-                "at": at,
-                "principal": principal,
-                "key": key,
-                "previous": head.hash if head else "",
-                "signature": signer.sign(*signed_parts(pipeline, decision)),
-            }
-            entry = Entry(**facts, hash=_hash(facts))
-            connection.execute(_entries.insert().values(**_row(entry)))
-        return entry
+            return self.decided.append(
+                connection,
+                pipeline,
+                signer,
+                action=action,
+                subject=subject,
+                why=why,
+                details=details,
+                at=at,
+                principal=principal,
+                key=key,
+                heads=self._heads(connection, pipeline),
+            )
+
+    def _heads(self, connection: sa.Connection, pipeline: str) -> dict[str, Head]:
+        heads = {name: ledger.head(connection, pipeline) for name, ledger in self.beside.items()}
+        return {name: head for name, head in heads.items() if head != START_HEAD}
 
     def verify(self, pipeline: str, verifier: Verifies) -> int:
-        """Check the whole chain; return how many decisions it holds.
+        """Check the decisions by themselves; return how many there are. `journal.proof.prove` checks everything.
 
         Raises:
             Corrupt: An entry was changed, removed or moved; the message names its sequence.
             Untrusted: A signature does not hold.
         """
-        previous, count = "", 0
-        for count, entry in enumerate(self.entries(pipeline), 1):
-            facts = msgspec.to_builtins(entry)
-            if (entry.sequence, entry.previous, entry.hash) != (count, previous, _hash(facts)):
-                raise _corrupt(pipeline, count)
-            verifier.verify(entry.signature, *signed_parts(pipeline, decision_of(entry)))
-            previous = entry.hash
-        return count
+        with self.database.reading() as connection:
+            return len(self.decided.check(connection, pipeline, verifier))
 
     def put_evidence(self, pipeline: str, line: str, kind: str, facts: dict[str, Any], signer: Signs) -> None:
         """Append what was measured about a line."""
-        written = canonical_json(facts)
-        signature = signer.sign("evidence", pipeline, line, kind, written)
-        with self._database.writing() as connection:
-            connection.execute(
-                _evidence.insert().values(pipeline=pipeline, line=line, kind=kind, facts=written, signature=signature)
-            )
+        with self.database.writing() as connection:
+            self.measured.append(connection, pipeline, signer, line=line, kind=kind, facts=facts)
 
     def evidence_of(self, pipeline: str, line: str, verifier: Verifies) -> dict[str, dict[str, Any]]:
-        """What was measured about a line last, by kind; raises `Untrusted` when we did not write it."""
-        wanted = sa.and_(_evidence.c.pipeline == pipeline, _evidence.c.line == line)
-        with self._database.reading() as connection:
-            rows = connection.execute(_evidence.select().where(wanted).order_by(_evidence.c.id)).mappings().all()
-        newest = {row["kind"]: row for row in rows}
-        for kind, row in newest.items():
-            verifier.verify(row["signature"], "evidence", pipeline, line, kind, row["facts"])
-        return {kind: msgspec.json.decode(row["facts"]) for kind, row in newest.items()}
+        """What was measured about a line last, by kind.
+
+        Raises:
+            Corrupt, Untrusted: We did not write it, or not in this place.
+        """
+        with self.database.reading() as connection:
+            rows = self.measured.rows(connection, pipeline, _evidence_table.c.line == line)
+        newest = {row.kind: row for row in rows}
+        for row in newest.values():
+            self.measured.check_one(row, verifier)
+        return {kind: row.facts for kind, row in newest.items()}
+
+    def put_audit(
+        self,
+        pipeline: str,
+        *,
+        when: int,
+        person: str,
+        action: str,
+        object: str,
+        outcome: str,
+        why: str = "",
+        decision: int = 0,
+        details: dict[str, Any] | None = None,
+        signer: Signs,
+    ) -> AuditRow:
+        """Append what somebody did, or tried to do.
+
+        Args:
+            pipeline: Whose; empty for what concerns the whole home.
+            when: Wall time, in microseconds.
+            person: The principal. Never a person whom records are about.
+            action: The verb, such as ``promote`` or ``reveal``.
+            object: What it was done to.
+            outcome: ``done``, or the name of the error that it ended in.
+            why: The reason given.
+            decision: The sequence of the decision that it led to; 0 for none.
+            details: Facts; they must be JSON.
+            signer: Signs it.
+        """
+        facts = {"when": when, "person": person, "action": action, "object": object, "outcome": outcome, "why": why}
+        with self.database.writing() as connection:
+            return self.audited.append(connection, pipeline, signer, **facts, decision=decision, details=details or {})
 
 
 def decision_of(entry: Entry) -> Decision:
@@ -241,13 +269,14 @@ def decision_of(entry: Entry) -> Decision:
         subject=entry.subject,
         why=entry.why,
         details=entry.details,
+        heads={**entry.heads, "decisions": entry.head},
         signature=entry.signature,
     )
 
 
 def signed_parts(pipeline: str, decision: Decision) -> tuple[str | bytes, ...]:
     """What a decision's signature covers."""
-    said = canonical_json({"why": decision.why, "details": decision.details})
+    said = canonical_json({"why": decision.why, "details": decision.details, "heads": decision.heads})
     return ("decision", pipeline, str(decision.sequence), decision.action, decision.subject, said)
 
 
@@ -263,37 +292,32 @@ def missing_echoes(control: ControlLog, pipeline: str, journal: Echoed) -> list[
         Corrupt: The journal has echoed a decision that the control log does not hold: it was cut, or changed.
     """
     entries = {entry.sequence: entry for entry in control.entries(pipeline)}
-    echoed = _echoed(journal)
-    for sequence, signature in echoed.items():
-        if sequence not in entries or entries[sequence].signature != signature:
-            raise Corrupt(
-                which=f"the journal echoed a decision {sequence} of {pipeline!r} that the control log does not hold",
-                fix=_RESTORE,
-            )
-    return [entry for sequence, entry in entries.items() if sequence not in echoed]
+    echoed = echoes_in(journal)
+    for decision in echoed:
+        require_held(pipeline, decision, entries.get(decision.sequence))
+    known = {decision.sequence for decision in echoed}
+    return [entry for sequence, entry in entries.items() if sequence not in known]
 
 
-def _echoed(journal: Echoed) -> dict[int, str]:
-    """The signatures of the decisions in the journal, by sequence; releases have none."""
-    echoed: dict[int, str] = {}
+def require_held(pipeline: str, decision: Decision, entry: Entry | None) -> None:
+    """Whether the control log holds what the journal has echoed; raises `Corrupt` with the sequence."""
+    if entry is None or decision_of(entry) != decision:
+        raise Corrupt(
+            which=f"the journal echoed a decision {decision.sequence} of {pipeline!r} that the control log "
+            f"{'has lost' if entry is None else 'tells in another way'}",
+            fix=RESTORE,
+        )
+
+
+def echoes_in(journal: Echoed) -> list[Decision]:
+    """The decisions in the journal that a control log made, in order; what the owner decides has the number 0."""
+    echoed: list[Decision] = []
     after = START
     while page := journal.of_kind(Kind.DECISION, after, 1_000):
         decisions = [decode(record.body, Decision) for record in page]
-        echoed.update({decision.sequence: decision.signature for decision in decisions if decision.sequence > 0})
+        echoed += [decision for decision in decisions if decision.sequence > 0]
         after = page[-1].offset
     return echoed
-
-
-def _head(connection: sa.Connection, pipeline: str) -> Entry | None:
-    last = _entries.select().where(_entries.c.pipeline == pipeline).order_by(_entries.c.sequence.desc()).limit(1)
-    row = connection.execute(last).mappings().first()
-    return None if row is None else _entry(row)
-
-
-def _by_key(connection: sa.Connection, pipeline: str, key: str) -> Entry | None:
-    named = _entries.select().where(sa.and_(_entries.c.pipeline == pipeline, _entries.c.key == key))
-    row = connection.execute(named).mappings().first()
-    return None if row is None else _entry(row)
 
 
 def _same(known: Entry, action: str, subject: str) -> Entry:
@@ -311,23 +335,3 @@ def _lost(pipeline: str, expected: int, head: Entry | None) -> LostRace:
         which=f"decision {expected} was to be the last about {pipeline!r}, and it is {now}",
         fix="Look at what was decided, then plan anew",
     )
-
-
-def _entry(row: Any) -> Entry:
-    try:
-        return Entry(**{**row, "details": msgspec.json.decode(row["details"])})
-    except msgspec.DecodeError as error:
-        raise _corrupt(row["pipeline"], row["sequence"]) from error
-
-
-def _corrupt(pipeline: str, sequence: int) -> Corrupt:
-    return Corrupt(which=f"decision {sequence} of {pipeline!r} is not the one that was made", fix=_RESTORE)
-
-
-def _row(entry: Entry) -> dict[str, Any]:
-    return {**msgspec.to_builtins(entry), "details": canonical_json(entry.details)}
-
-
-def _hash(facts: dict[str, Any]) -> str:
-    kept = {name: fact for name, fact in facts.items() if name not in ("hash", "signature")}
-    return hashlib.sha256(canonical_json(kept)).hexdigest()

@@ -1,6 +1,8 @@
 """From fields to checkers: a msgspec decoder for one event, a pandera schema for a frame. Both keep the same rules."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,8 +13,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
 
+MOST_REMEMBERED = 4_096
+"""How many values of one field are remembered as matching its pattern."""
+
 LONGEST_NAME = 64
-"""Unknown field names longer than this are not repeated in a reason."""
+"""Unknown field names longer than this are not repeated in a reason, and longer values are not remembered."""
 
 
 def struct_of(stream: str, fields: Sequence[Field]) -> type[msgspec.Struct]:
@@ -27,6 +32,50 @@ def struct_of(stream: str, fields: Sequence[Field]) -> type[msgspec.Struct]:
 def decoder_of(stream: str, fields: Sequence[Field]) -> msgspec.json.Decoder[msgspec.Struct]:
     """Compile the decoder of a stream's data: strict types, no unknown fields, absent is null."""
     return msgspec.json.Decoder(struct_of(stream, fields), strict=True)
+
+
+class QuickDecoder:
+    """Decodes as `decoder_of` does, some times faster: a text that matched its pattern once is not matched again.
+
+    Nothing personal is remembered.
+    """
+
+    def __init__(self, stream: str, fields: Sequence[Field]) -> None:
+        self._whole = decoder_of(stream, fields).decode
+        loose = [replace(field, limits=_without_pattern(field)) for field in fields]
+        self._loose = decoder_of(stream, loose).decode
+        self._patterns = [
+            (
+                field.name,
+                set[str](),
+                re.compile(str(field.limits["pattern"])).search,
+                0 if field.personal else MOST_REMEMBERED,
+            )
+            for field in fields
+            if "pattern" in field.limits
+        ]
+
+    def decode(self, data: bytes | msgspec.Raw) -> dict[str, Any]:
+        """The fields in the order of their names; raises what the decoder of `decoder_of` raises."""
+        try:
+            fields = msgspec.structs.asdict(self._loose(data))
+        except msgspec.ValidationError:
+            # An earlier value may break its pattern, and it is the first fault that is told.
+            self._whole(data)
+            raise
+        for name, matched, search, most in self._patterns:
+            value = fields[name]
+            if value in matched or value is None:
+                continue
+            if search(value) is None:
+                return msgspec.structs.asdict(self._whole(data))
+            if len(matched) < most and len(value) <= LONGEST_NAME:
+                matched.add(value)
+        return fields
+
+
+def _without_pattern(field: Field) -> dict[str, int | float | str]:
+    return {name: bound for name, bound in field.limits.items() if name != "pattern"}
 
 
 def frame_schema_of(stream: str, fields: Sequence[Field]) -> "pa.DataFrameSchema":

@@ -1,8 +1,8 @@
 """The digest of a journal: equal for two runs over one input, whatever crashed on the way.
 
 It covers the canonical, ordered content of every record. Left out is what may differ without meaning anything:
-signatures, ciphertext, the address of a blob (a pickle's bytes depend on object identity; the model's own digest is
-in), principals and trace ids.
+signatures, chain heads, ciphertext, the address of a blob (a pickle's bytes depend on object identity; the model's own
+digest is in), principals and trace ids.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from journal.record import Kind, Record
 _LEFT_OUT = {
     Kind.SNAPSHOT: ("signature", "blob"),
     Kind.VERSION: ("signature", "blob"),
-    Kind.DECISION: ("signature",),
+    Kind.DECISION: ("signature", "heads"),
     Kind.QUARANTINE: ("event",),
 }
 _PAGE = 2_000

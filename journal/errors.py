@@ -6,21 +6,26 @@
     |-- CallerError            the caller can mend it: nothing was changed
     |   |-- Malformed          400  not JSON, not a CloudEvent, too large: refused and only counted
     |   |-- Violation          422  parsed, but breaks its contract: kept in quarantine
+    |   |   `-- Discarded           the same where the contract says discard_row: counted, not kept
     |   |-- UnknownName        404  no such pipeline, stream, view, feature, dataset or record
     |   |-- ConflictingId      409  an id that is taken, with another body
     |   |-- Misconfigured      a pipeline folder or a setting with mistakes, all of them at once
     |   |-- Refused            409  a command that would destroy or mix what it found
     |   |-- LostRace           409  a compare-and-swap that somebody else won
+    |   |-- Fenced             409  a writer of a fold that a newer one has replaced
     |   |-- GateClosed         422  a line whose evidence does not meet the policy
+    |   |-- NoLongerProvable   410  a part of the journal that retention let go
     |   |-- NoKey              401  a request without an API key that holds
     |   `-- NotAllowed         403  a role that may not do this
     `-- UpstreamError          the caller did nothing wrong
         |-- Corrupt            a checksum does not hold
+        |-- NotLifted          an adapter failed on a record of an earlier version
         |-- OwnedElsewhere     another process owns these files
         |-- NotWritable        a folder that cannot be written
         |-- DurabilityLost     a write could not be made durable: nothing after it was acknowledged
         |-- OwnerDown          503  the journal's owner does not answer
         |-- Busy               429  the journal's owner has more to do than it may hold
+        |-- Stopped            503  a quality rule holds this stage
         |-- RegistryDown       MLflow does not answer; decisions hold without it
         |-- JobFailed          a training job came to no version
         `-- Untrusted          a signature or a digest does not hold, or a pickle asks for what is not allowed
@@ -61,6 +66,10 @@ class Violation(CallerError):
     status = 422
 
 
+class Discarded(Violation):
+    """This event breaks its contract, which keeps none that do."""
+
+
 class UnknownName(CallerError):
     """There is nothing of that name."""
 
@@ -93,11 +102,25 @@ class LostRace(CallerError):
     status = 409
 
 
+class Fenced(CallerError):
+    """A newer writer has taken this fold."""
+
+    exit_code = 24
+    status = 409
+
+
 class GateClosed(CallerError):
     """The gate does not let this line in."""
 
     exit_code = 13
     status = 422
+
+
+class NoLongerProvable(CallerError):
+    """Retention let go of this part of the journal."""
+
+    exit_code = 22
+    status = 410
 
 
 class NoKey(CallerError):
@@ -125,6 +148,12 @@ class Corrupt(UpstreamError):
     """Stored bytes do not match their checksum."""
 
     exit_code = 7
+
+
+class NotLifted(UpstreamError):
+    """A record of an earlier version could not be lifted to today's contract."""
+
+    exit_code = 20
 
 
 class OwnedElsewhere(UpstreamError):
@@ -164,6 +193,12 @@ class Busy(UpstreamError):
     status = 429
     retry_after: ClassVar[int] = 1
     """Seconds after which it is worth another try."""
+
+
+class Stopped(UpstreamError):
+    """A quality rule holds this stage."""
+
+    exit_code = 21
 
 
 class RegistryDown(UpstreamError):

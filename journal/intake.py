@@ -4,27 +4,36 @@
 
     not JSON, not a CloudEvent, too large, a stream nobody promised    refused: counted, not kept
     its data breaks the contract, or its time breaks the journal's     quarantined: kept whole, with the reason
+    its data breaks a contract that says discard_row                   discarded: counted, not kept
     its id is taken by an event that says something else               conflicted: counted, not kept
     its id is taken by an event that says the same                     repeated: nothing changes
     the sink took its cause before                                     replayed: nothing changes
     everything else                                                    accepted: a source record
 
-A quarantined event's id stays free, so that a corrected event may use it. A release reads again what was kept: it must
-hold by today's contract, however old it is; to cross a gap in time it needs ``advance``.
+A quarantined event's id stays free, so that a corrected event may use it. A release or a fix reads again what was kept:
+it must hold by today's contract, however old it is; to cross a gap in time it needs ``advance``.
+
+Everything is counted: events handed in = accepted + repeated + refused + conflicts + quarantined + quarantined_again +
+discarded, where what was accepted are the source records that no decision let in. What a contract's mode left out of
+an accepted event is counted by name.
 """
 
 from collections.abc import Mapping
 
 import msgspec
 
+from journal.body import Alert
 from journal.clock import format_span, format_time
 from journal.contract import DEFAULT_MAX_BYTES, Contract
 from journal.envelope import Envelope, read_envelope
-from journal.errors import Malformed, UnknownName, Violation
+from journal.errors import Discarded, Malformed, UnknownName, Violation
+from journal.held import find_held
 from journal.log import Journal, Outcome, Repeat, Replayed
 from journal.privacy import KeyTable
-from journal.quarantine import Quarantine, require_entered
+from journal.quality import stopped, stopped_streams
+from journal.quarantine import QUARANTINE_LIST, Quarantine, decision_on, require_decided, require_entered
 from journal.record import Cause, Draft, Record
+from journal.settlement import ENDS, Discard, Fix, Order, Release, Settled, State, action_of, changed, corrected
 from journal.stamp import is_behind
 from journal.stream import Stream
 
@@ -42,7 +51,7 @@ class Repeated(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """This was counted and not kept. ``bucket`` is ``malformed``, ``too_large`` or ``unknown_stream``."""
+    """This was counted, not kept: ``bucket`` is ``malformed``, ``too_large``, ``unknown_stream`` or ``discarded``."""
 
     bucket: str
     reason: str
@@ -94,6 +103,7 @@ class Intake:
         self._starts = starts
         self._principal = principal
         self._streams = {name: Stream(contract, keys) for name, contract in contracts.items()}
+        self._stopped: Mapping[str, Alert] = {}
         self._largest = max((contract.max_bytes for contract in contracts.values()), default=DEFAULT_MAX_BYTES)
 
     def take(self, raw: bytes, *, sink: str = "", cause: Cause | None = None, principal: str | None = None) -> Taken:
@@ -104,11 +114,16 @@ class Intake:
             sink: Names the input that the event comes from, if it can come again after a crash.
             cause: The event's place in that input.
             principal: Who hands this one in, if not the intake's own principal.
+
+        Raises:
+            Stopped: A quality rule holds the stream; nothing was counted, and it may be sent again. See `heed_alerts`.
         """
         opened = self._open(raw)
         if isinstance(opened, Refused):
             return self._refuse(opened, sink, cause)
         envelope, stream = opened
+        if self._stopped and envelope.type in self._stopped:
+            raise stopped(self._stopped[envelope.type])
         principal = self._principal if principal is None else principal
         try:
             fields = stream.read(envelope, raw)
@@ -116,11 +131,24 @@ class Intake:
             self._check_time(time, stream.contract)
         except Malformed as error:
             return self._refuse(Refused("malformed", error.which), sink, cause)
+        except Discarded as error:
+            return self._refuse(Refused("discarded", error.which), sink, cause, stream=envelope.type)
         except Violation as error:
             held, reason = self._quarantined.hold(stream, envelope, raw, error, cause, principal)
             return self._quarantine(held, reason, sink)
         draft = stream.draft(envelope, time, fields, principal, cause)
-        return self._taken(self._journal.append((draft,), sink=sink)[0], draft)
+        taken = self._taken(self._journal.append((draft,), sink=sink)[0], draft)
+        if stream.notes and isinstance(taken, Accepted):
+            self._note(stream)
+        return taken
+
+    def heed_alerts(self) -> Mapping[str, Alert]:
+        """Look up which streams quality rules hold, and refuse their events from now on; return the alerts by stream.
+
+        Whoever appends an alert or a decision calls this afterwards.
+        """
+        self._stopped = stopped_streams(self._journal)
+        return self._stopped
 
     def _open(self, raw: bytes) -> tuple[Envelope, Stream] | Refused:
         if len(raw) > self._largest:
@@ -147,13 +175,19 @@ class Intake:
         self._journal.tally("conflicts")
         return Conflicted(draft.id, outcome.offset)
 
-    def _refuse(self, refused: Refused, sink: str, cause: Cause | None) -> Refused | Replayed:
+    def _note(self, stream: Stream) -> None:
+        """Count what the contract's mode left out of the event that was read last."""
+        for name in stream.notes:
+            self._journal.tally(name)
+
+    def _refuse(self, refused: Refused, sink: str, cause: Cause | None, stream: str = "") -> Refused | Replayed:
         if sink and cause is not None:
             if is_behind(cause, self._journal.mark(sink)):
                 return Replayed()
             self._journal.set_mark(sink, cause)
-        self._journal.tally("refused")
-        self._journal.tally(f"refused.{refused.bucket}")
+        group, kind = ("discarded", stream) if stream else ("refused", refused.bucket)
+        self._journal.tally(group)
+        self._journal.tally(f"{group}.{kind}")
         return refused
 
     def _check_time(self, time: int, contract: Contract) -> None:
@@ -183,43 +217,65 @@ class Intake:
         outcome = self._journal.append((draft,), sink=sink)[0]
         if isinstance(outcome, Replayed):
             return outcome
-        return Quarantined(draft.id, reason, outcome if isinstance(outcome, Record) else None)
+        if isinstance(outcome, Record):
+            return Quarantined(draft.id, reason, outcome)
+        self._journal.tally("quarantined_again")
+        return Quarantined(draft.id, reason, None)
+
+    def settle(self, order: Order) -> Settled:
+        """End a quarantined event's wait, by a decision that stands before the event. Opens a group of its own.
+
+        Raises:
+            UnknownName: Nothing of that id is in quarantine, or its stream has no contract any more.
+            Malformed: The correction is no JSON, or too large.
+            Violation: The event breaks today's contract, or needs ``advance``.
+            ConflictingId: A corrected event has taken its id.
+            Refused: Its wait has ended before, it has entered the journal by itself, or its person was erased.
+        """
+        raw = self._quarantined.kept(find_held(self._journal, order.quarantine_id))
+        if isinstance(order, Discard):
+            return self._discard(order)
+        mended = corrected(raw, order) if isinstance(order, Fix) else raw
+        event, stream = self._read_again(mended, order)
+        details = {"advance": order.advance, "event": event.id, "source": event.source, "stream": event.stream}
+        if isinstance(order, Fix):
+            details["changed"] = changed(stream.contract.field_names, raw, mended)
+        with self._journal.group():
+            decided, entered = self._journal.append((decision_on(order, details), event))
+            require_decided(decided, order.quarantine_id)
+            record = require_entered(entered, order.quarantine_id)
+            self._note(stream)
+        return Settled(ENDS[action_of(order)], record)
+
+    def _discard(self, order: Discard) -> Settled:
+        with self._journal.group():
+            (decided,) = self._journal.append((decision_on(order, {}),))
+            return Settled(State.DISCARDED, require_decided(decided, order.quarantine_id))
+
+    def _read_again(self, raw: bytes, order: Release | Fix) -> tuple[Draft, Stream]:
+        """The event's draft by today's contract, however old it is."""
+        envelope = read_envelope(raw)
+        stream = self._streams.get(envelope.type)
+        if stream is None:
+            raise UnknownName(which=f"the stream of {order.quarantine_id}", fix="Add its contract to the pipeline")
+        if len(raw) > stream.contract.max_bytes:
+            raise Malformed(which=_too_large(raw, stream.contract.max_bytes).reason, fix="Correct it with less")
+        try:
+            fields = stream.read(envelope, raw)
+            if not order.advance:
+                self._check_gap(envelope.time, stream.contract)
+        except Violation as error:
+            raise Violation(which=error.which, fix=error.fix.format(id=order.quarantine_id)) from None
+        return stream.draft(envelope, envelope.time, fields, order.principal, None), stream
 
     def release(
         self, quarantine_id: str, record: Record, *, advance: bool, why: str, principal: str | None = None
     ) -> Record:
-        """Let a quarantined event in, by a decision that stands before it in the journal. Opens a group of its own.
-
-        Args:
-            quarantine_id: What the decision is about.
-            record: The quarantine record.
-            advance: Whether the event may move the clock by more than its contract's gap.
-            why: The reason, for the decision.
-            principal: Who decides, if not the intake's own principal.
-
-        Raises:
-            UnknownName: The record is not this quarantine id's, or its stream has no contract any more.
-            Violation: It still breaks its contract, or needs ``advance``.
-            ConflictingId: A corrected event has taken its id.
-            Refused: It was released before, has entered the journal by itself, or its person was erased.
-        """
-        raw = self._quarantined.kept(quarantine_id, record)
-        envelope = read_envelope(raw)
-        stream = self._streams.get(envelope.type)
-        if stream is None:
-            raise UnknownName(which=f"the stream of {quarantine_id}", fix="Add its contract to the pipeline")
-        try:
-            fields = stream.read(envelope, raw)
-            if not advance:
-                self._check_gap(envelope.time, stream.contract)
-        except Violation as error:
-            raise Violation(which=error.which, fix=error.fix.format(id=quarantine_id)) from None
+        """Let a quarantined event in as it came; see `settle`."""
+        if record.id != quarantine_id:
+            raise UnknownName(which=f"quarantined event {quarantine_id!r}", fix=QUARANTINE_LIST)
         principal = self._principal if principal is None else principal
-        event = stream.draft(envelope, envelope.time, fields, principal, None)
-        decision = self._quarantined.decide(quarantine_id, event, why, advance=advance)
-        with self._journal.group():
-            decided, entered = self._journal.append((decision, event))
-            return require_entered(decided, entered, quarantine_id)
+        return self.settle(Release(quarantine_id, why, principal, advance)).record
 
 
 def _too_large(raw: bytes, limit: int) -> Refused:

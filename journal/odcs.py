@@ -25,7 +25,7 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
     "number": _BOUNDS,
     "boolean": {},
 }
-_UNENFORCED = frozenset({"unique", "quality", "properties", "items", "map"})
+_UNENFORCED = frozenset({"unique", "relationships", "properties", "items", "map"})
 
 
 def read_model(document: Document, mistakes: Mistakes) -> "OpenDataContractStandard | None":
@@ -107,9 +107,12 @@ class _PropertyReader:
 
     def _values(self, kind: str) -> tuple[tuple[str | int, ...], dict[str, int | float | str]]:
         choices, limits = self._choices(kind), self._limits(kind)
-        if choices and limits:
-            self._note("enum", "enum and logicalTypeOptions cannot both bound a field")
-        return choices, limits
+        if not (choices and limits):
+            return choices, limits
+        within = Field(name="", type=kind, limits=limits).accepts()
+        if broken := [number for number, choice in enumerate(choices, 1) if not within(choice)]:
+            self._note("enum", f"enum value number {broken[0]} breaks the field's own logicalTypeOptions")
+        return choices, {}
 
     def _note(self, step: str, text: str) -> None:
         self._mistakes.add(self._document.place(*self._where, step), text)
@@ -120,7 +123,7 @@ class _PropertyReader:
             if key not in known:
                 self._note(key, f"{key!r} is not a key of a property in the standard")
             elif key in _UNENFORCED:
-                self._note(key, f"{key!r} is not enforced at intake; leave it out")
+                self._note(key, f"{key!r} is not enforced at intake; leave it out" + _INSTEAD.get(key, ""))
 
     def _name(self) -> str:
         name = self._item.name or ""
@@ -171,6 +174,10 @@ class _PropertyReader:
         self._mistakes.add(self._document.place(*self._where, "logicalTypeOptions", option), text)
 
 
+_INSTEAD = {
+    "unique": ", or write quality with metric duplicateValues",
+    "relationships": ", or write quality with metric reference",
+}
 _NOT_TEXT = "enum holds a value that is not a string; quote it"
 
 

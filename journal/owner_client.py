@@ -19,6 +19,7 @@ from journal import wire
 from journal.body import Prediction, encode
 from journal.errors import OwnerDown
 from journal.record import Draft
+from journal.settlement import Order
 from journal.wire import (
     Answer,
     Append,
@@ -26,14 +27,16 @@ from journal.wire import (
     Asked,
     AskedBefore,
     Batch,
+    Claim,
+    Claimed,
     Done,
     Failed,
     Fate,
     Fates,
     OwnerState,
-    Release,
-    Released,
     Request,
+    Settle,
+    SettledAs,
     State,
     Take,
 )
@@ -57,6 +60,7 @@ class OwnerClient:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._number = 0
+        self._epochs: dict[str, int] = {}
 
     def take(self, events: Sequence[bytes], principal: str) -> list[Fate]:
         """Hand events in; raises `OwnerDown`, `Busy`, `DurabilityLost`."""
@@ -68,12 +72,22 @@ class OwnerClient:
         return self._expect(request, (Asked, AskedBefore))  # type: ignore[arg-type]
 
     def append(self, batches: Sequence[tuple[str, Sequence[Draft]]]) -> int:
-        """Append drafts by sink (empty for none); return the journal's end. Raises as `take`."""
-        return self._expect(Append([Batch(sink, list(drafts)) for sink, drafts in batches]), Done).end
+        """Append drafts by sink (empty for none); return the journal's end. Raises as `take`, and `Fenced`."""
+        numbered = [Batch(sink, list(drafts), self._epochs.get(sink, 0)) for sink, drafts in batches]
+        return self._expect(Append(numbered), Done).end
 
-    def release(self, quarantine_id: str, *, advance: bool, why: str, principal: str) -> Released:
-        """Let a quarantined event in; raises as `journal.intake.Intake.release`, and as `take`."""
-        return self._expect(Release(quarantine_id, advance, why, principal), Released)
+    def claim(self, epochs: dict[str, int]) -> dict[str, int]:
+        """Be the writer of these sinks from now on, and return the epoch granted for each. Raises as `take`.
+
+        Args:
+            epochs: By sink, the epoch of the fold's file. The owner grants a higher one when it knows of one.
+        """
+        self._epochs = self._expect(Claim(epochs), Claimed).epochs
+        return self._epochs
+
+    def settle(self, order: Order) -> SettledAs:
+        """End a quarantined event's wait; raises as `journal.intake.Intake.settle`, and as `take`."""
+        return self._expect(Settle(order), SettledAs)
 
     def state(self) -> OwnerState:
         """How the owner is; raises `OwnerDown`."""

@@ -3,12 +3,18 @@
 Whatever arrived while the last group was committed goes into the next one: one fsync for all of them, and no answer
 before it. When a group fails, each of its requests is told so; a disk that is full may heal, after any other failed
 write the server stops, since nothing may be acknowledged again.
+
+Questions wait in a lane of their own, apart from events and what folds derive: each lane is bounded by itself, and each
+has its share of every group. So a flood in one neither refuses nor delays what waits in the other by more than the
+group that is being committed.
+
+Folds' sinks have epochs: the newest writer that claimed a sink is heard, and older ones are told that they are not.
+The epochs live as long as this process; a writer's own number, which comes with each batch, brings them back.
 """
 
 import asyncio
 import contextlib
 import socket
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -20,31 +26,36 @@ import msgspec
 from journal import intake, wire
 from journal.asking import Asking
 from journal.body import Prediction, decode
-from journal.errors import Busy, DurabilityLost, OwnerDown, RivermillError, UnknownName, UpstreamError
+from journal.errors import DurabilityLost, OwnerDown, RivermillError, UpstreamError
 from journal.intake import Intake
-from journal.log import START, Journal
-from journal.quarantine import QUARANTINE_LIST
-from journal.record import Cause, Kind
+from journal.lane import Lane, next_group
+from journal.log import Journal
+from journal.quality import QualityFold
+from journal.record import Cause
+from journal.sink_epochs import SinkEpochs
 from journal.wire import (
     Answer,
     Append,
     Ask,
+    Claim,
+    Claimed,
     Done,
     Fate,
     Fates,
     OwnerState,
-    Release,
-    Released,
     Request,
+    Settle,
+    SettledAs,
     State,
     Take,
 )
 
 MOST_WAITING = 10_000
 MOST_WAITING_BYTES = 64 * 1024 * 1024
-MOST_PER_GROUP = 2_000
-MOST_BYTES_PER_GROUP = 4 * 1024 * 1024
-"""What comes behind waits for the next group, so that nobody waits long for what others send."""
+"""Per lane."""
+
+_ALERTING = ("", QualityFold.name)
+"""The sinks of decisions and of alerts: what they bring may stop a stream or let it go on."""
 
 _OWNER_ONLY = 0o600
 _FAREWELL_SECONDS = 1.0
@@ -92,14 +103,15 @@ class OwnerServer:
             intake: The journal's door for events.
             asking: Its door for questions with their answers.
             path: Where to listen.
-            most_waiting: Requests that may wait; a further one is told to come back.
+            most_waiting: Requests that may wait in each lane; a further one is told to come back.
             most_waiting_bytes: The same in bytes.
         """
         self._journal, self._intake, self._asking, self._path = journal, intake, asking, path
-        self._most, self._most_bytes = most_waiting, most_waiting_bytes
-        self._waiting: deque[_Waiting] = deque()
-        self._bytes = 0
+        self._questions: Lane[_Waiting] = Lane("questions", most_waiting, most_waiting_bytes)
+        self._others: Lane[_Waiting] = Lane("requests", most_waiting, most_waiting_bytes)
+        self._epochs = SinkEpochs()
         self._arrived = asyncio.Event()
+        intake.heed_alerts()
         self._stopping = False
         self.is_serving = False
         """Whether the socket listens."""
@@ -116,7 +128,7 @@ class OwnerServer:
         server = await asyncio.start_unix_server(self._converse, sock=_bound(self._path))
         self.is_serving = True
         try:
-            while not (self._stopping and not self._waiting):
+            while not (self._stopping and not self._waiting_count()):
                 await self._commit_waiting()
         finally:
             self.is_serving = False
@@ -146,21 +158,23 @@ class OwnerServer:
         if self._stopping:
             _reply(waiting, wire.failed(OwnerDown(which="it is stopping", fix="Send it again once it is back")))
             return
-        if len(self._waiting) >= self._most or self._bytes + waiting.size > self._most_bytes:
-            busy = Busy(which=f"{len(self._waiting)} requests wait already", fix="Send it again in a second")
-            _reply(waiting, wire.failed(busy))
+        lane = self._questions if isinstance(waiting.request, (Ask, State)) else self._others
+        refusal = lane.put(waiting)
+        if refusal is not None:
+            _reply(waiting, wire.failed(refusal))
             return
-        self._waiting.append(waiting)
-        self._bytes += waiting.size
         self._arrived.set()
+
+    def _waiting_count(self) -> int:
+        return len(self._questions) + len(self._others)
 
     async def _commit_waiting(self) -> None:
         await self._arrived.wait()
         self._arrived.clear()
-        if not self._waiting:
+        batch = next_group((self._questions, self._others))
+        if not batch:
             return
-        batch = self._next_group()
-        if self._waiting:
+        if self._waiting_count():
             self._arrived.set()
         loop = asyncio.get_running_loop()
         answers = await loop.run_in_executor(self._committer, self._carry_out, [w.request for w in batch])
@@ -168,26 +182,16 @@ class OwnerServer:
             _reply(waiting, answer)
         if self._journal.failed:
             lost = DurabilityLost(which="the journal", fix="Check the disk, then start the owner again")
-            while self._waiting:
-                _reply(self._waiting.popleft(), wire.failed(lost))
+            for waiting in (*self._questions.drain(), *self._others.drain()):
+                _reply(waiting, wire.failed(lost))
             raise lost
 
-    def _next_group(self) -> list[_Waiting]:
-        """The requests that have waited longest; at least one, however large."""
-        batch = [self._waiting.popleft()]
-        size = batch[0].size
-        while self._waiting and len(batch) < MOST_PER_GROUP and size < MOST_BYTES_PER_GROUP:
-            batch.append(self._waiting.popleft())
-            size += batch[-1].size
-        self._bytes -= sum(waiting.size for waiting in batch)
-        return batch
-
     def _carry_out(self, requests: Sequence[Request]) -> list[Answer]:
-        """Carry requests out in order, as one group where that is possible: a release opens a group of its own."""
+        """Carry requests out in order, as one group where that is possible: a settlement opens a group of its own."""
         answers: list[Answer] = []
-        for is_release, some in groupby(requests, lambda request: isinstance(request, Release)):
-            if is_release:
-                answers += [self._release(request) for request in some if isinstance(request, Release)]
+        for is_settling, some in groupby(requests, lambda request: isinstance(request, Settle)):
+            if is_settling:
+                answers += [self._settle(request) for request in some if isinstance(request, Settle)]
             else:
                 answers += self._as_one(list(some))
         return answers
@@ -213,16 +217,26 @@ class OwnerServer:
             case Ask():
                 return self._ask(request)
             case Append():
-                for batch in request.batches:
-                    self._journal.append(batch.drafts, sink=batch.sink)
-                return Done(self._journal.end())
+                return self._append(request)
+            case Claim():
+                return Claimed(self._epochs.claim(request.epochs))
             case State():
                 return self._state()
-            case Release():
-                message = "a release opens a group of its own"
+            case Settle():
+                message = "a settlement opens a group of its own"
                 raise AssertionError(message)
             case _:
                 assert_never(request)
+
+    def _append(self, request: Append) -> Answer:
+        fenced = self._epochs.refusal(request.batches)
+        if fenced is not None:
+            return wire.failed(fenced)
+        for batch in request.batches:
+            self._journal.append(batch.drafts, sink=batch.sink)
+        if any(batch.sink in _ALERTING for batch in request.batches):
+            self._intake.heed_alerts()
+        return Done(self._journal.end())
 
     def _state(self) -> OwnerState:
         journal = self._journal
@@ -231,7 +245,7 @@ class OwnerServer:
             journal.end(),
             journal.clock,
             journal.tallies(),
-            len(self._waiting),
+            self._waiting_count(),
             journal.marks(),
         )
 
@@ -260,18 +274,12 @@ class OwnerServer:
                 raise
             return wire.failed(error)
 
-    def _release(self, request: Release) -> Answer:
+    def _settle(self, request: Settle) -> Answer:
         try:
-            waiting = {record.id: record for record in self._journal.of_kind(Kind.QUARANTINE, START, 1_000_000)}
-            if request.quarantine_id not in waiting:
-                raise UnknownName(which=f"quarantined event {request.quarantine_id!r}", fix=QUARANTINE_LIST)
-            held = waiting[request.quarantine_id]
-            event = self._intake.release(
-                request.quarantine_id, held, advance=request.advance, why=request.why, principal=request.principal
-            )
+            state, record = self._intake.settle(request.order)
         except Exception as error:  # as above
             return _tripped(error)
-        return Released(event.id, event.stream, event.offset)
+        return SettledAs(state, record.id, record.stream, record.offset)
 
 
 async def _let_go(writer: asyncio.StreamWriter) -> None:

@@ -7,6 +7,7 @@ Rules:
   HMAC of it, and erasing destroys that as well as the key, so that nothing leads from a person to what is left.
 - A subject's key is durable before anything is sealed or hashed under it.
 - What is sealed is bound to its subject and to its event: moved to another record it does not open.
+- Other processes may hold the table open: each forgets the subjects that it remembers once any of them was erased.
 - Each key is used through keys derived from it by purpose (HMAC-SHA256), one for hashing and one for AES-256-GCM.
 """
 
@@ -123,9 +124,11 @@ class KeyTable:
         # Lookups and conflict hashes must find what was written under the first key; only sealing moves to the latest.
         self._first, self._latest = self._keys[min(self._keys)], self._keys[max(self._keys)]
         self._subjects: dict[str, Subject] = {}
+        self._seen, self._erasures = self._number("data_version"), self._number("user_version")
 
     def subject_of(self, identifier: str) -> Subject:
         """The subject of a producer's identifier, created durably at first sight."""
+        self._forget_erased()
         subject = self._subjects.get(identifier)
         if subject is None:
             subject = self._find(identifier)
@@ -134,8 +137,41 @@ class KeyTable:
             self._subjects[identifier] = subject
         return subject
 
+    def find(self, identifier: str) -> str | None:
+        """The id of the subject whom an identifier leads to, if there is one; creates none."""
+        row = self._db.execute("SELECT id FROM subject WHERE lookup = ?", (self._lookup(identifier),)).get
+        return None if row is None else str(row)
+
+    def subject(self, subject_id: str) -> Subject | Erased:
+        """A subject by the id that records name; raises UnknownName where the table has never heard of it."""
+        secret = self._secret(subject_id)
+        return Erased(subject_id) if secret is None else Subject(subject_id, Key(secret))
+
+    def knows(self, subject_id: str) -> bool:
+        """Whether there is, or was, such a subject."""
+        return self._db.execute("SELECT 1 FROM subject WHERE id = ?", (subject_id,)).get is not None
+
+    def is_erased(self, subject_id: str) -> bool:
+        """Whether a subject's key was destroyed; raises UnknownName where the table has never heard of it."""
+        return self._secret(subject_id) is None
+
+    def _lookup(self, identifier: str) -> bytes:
+        return self._first.hash.digest(b"lookup\0" + identifier.encode())
+
+    def _forget_erased(self) -> None:
+        """The header counts erasures (``user_version``): it is looked at when somebody else has committed anything."""
+        if (seen := self._number("data_version")) == self._seen:
+            return
+        self._seen, erasures = seen, self._number("user_version")
+        if erasures != self._erasures:
+            self._erasures = erasures
+            self._subjects.clear()
+
+    def _number(self, pragma: str) -> int:
+        return int(self._db.execute(f"PRAGMA {pragma}").get)
+
     def _find(self, identifier: str) -> Subject:
-        lookup = self._first.hash.digest(b"lookup\0" + identifier.encode())
+        lookup = self._lookup(identifier)
         row = self._db.execute("SELECT id, key FROM subject WHERE lookup = ?", (lookup,)).get
         if row is None:
             self._db.execute(
@@ -181,21 +217,28 @@ class KeyTable:
         key = self._keys.get(int.from_bytes(sealed[1:_HEADER_BYTES], "big"), self._latest)
         return key.open(sealed, b"pipeline\0" + context)
 
-    def erase(self, subject_id: str) -> None:
-        """Destroy a subject's key, and what led to it, for good. The id stays, so that verification can say `Erased`.
+    def erase(self, *subject_ids: str) -> None:
+        """Destroy subjects' keys, and what led to them, for good. The ids stay, so that verification can say `Erased`.
+
+        Once more does no harm: it makes up for what a crash left behind in the write-ahead log.
 
         Raises:
-            UnknownName: There is no such subject.
-            DurabilityLost: Another process reads the table, so the key still lies in its write-ahead log.
+            UnknownName: There is no such subject; none was erased.
+            DurabilityLost: Another process reads the table, so the keys still lie in its write-ahead log.
         """
-        self._secret(subject_id)
-        self._subjects = {name: subject for name, subject in self._subjects.items() if subject.id != subject_id}
-        self._db.execute("UPDATE subject SET lookup = NULL, key = NULL WHERE id = ?", (subject_id,))
-        # The write-ahead log still holds the page with the key until it is copied back and cut.
+        for subject_id in subject_ids:
+            self._secret(subject_id)
+        self._subjects = {name: subject for name, subject in self._subjects.items() if subject.id not in subject_ids}
+        with self._db:
+            self._db.execute(f"PRAGMA user_version = {self._number('user_version') + 1}")
+            self._db.executemany(
+                "UPDATE subject SET lookup = NULL, key = NULL WHERE id = ?", [(each,) for each in subject_ids]
+            )
+        # The write-ahead log still holds the pages with the keys until they are copied back and it is cut.
         busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").get
         if busy:
             raise DurabilityLost(
-                which=f"key of subject {subject_id}, while another process reads", fix="Erase it again"
+                which=f"{len(subject_ids)} key(s), while another process reads the table", fix="Erase again"
             )
 
     def close(self) -> None:

@@ -1,18 +1,21 @@
-"""Where events that violate their contract wait: whole and sealed, until a decision lets them in.
+"""Where events that violate their contract wait: whole and sealed, until a decision ends it.
 
 They are sealed under the key of the person whom they are about, so that erasure reaches them; under the pipeline's key
-where the contract has no personal fields, or the event does not say whom.
+where the contract has no personal fields, or the event does not say whom. One decision ends the wait, whatever it
+says: all of them share one id, and ids of decisions are never forgotten.
 """
 
 import hashlib
 from base64 import b64decode, b64encode
+from typing import Any
 
 from journal import body
 from journal.envelope import Envelope
-from journal.errors import ConflictingId, Refused, UnknownName, Violation
+from journal.errors import ConflictingId, Refused, Violation
 from journal.log import Conflict, Outcome
 from journal.privacy import Erased, KeyTable, Subject
 from journal.record import Cause, Draft, Kind, Record
+from journal.settlement import Order, action_of
 from journal.stream import Stream
 
 QUARANTINE_LIST = "`rivermill journal quarantine list` shows the ids"
@@ -74,53 +77,58 @@ class Quarantine:
         digest = self._keys.mac(None, named) if stream.contract.personal else hashlib.sha256(named).digest()
         return f"q-{digest[:16].hex()}"
 
-    def kept(self, quarantine_id: str, record: Record) -> bytes:
+    def kept(self, record: Record) -> bytes:
         """The event as it came.
 
         Raises:
-            UnknownName: The record is not this quarantine id's.
             Refused: The person whom it is about was erased.
             Corrupt: Its bytes were changed, or sealed under another key table.
         """
-        if record.kind is not Kind.QUARANTINE or record.id != quarantine_id:
-            raise UnknownName(which=f"{quarantine_id} in quarantine", fix=QUARANTINE_LIST)
         sealed = b64decode(body.decode(record.body, body.Quarantined).event)
         if record.subject is None:
-            return self._keys.open_pipeline(sealed, context=quarantine_id.encode())
-        fields = self._keys.open_sealed(record.subject, sealed, context=quarantine_id.encode())
+            return self._keys.open_pipeline(sealed, context=record.id.encode())
+        fields = self._keys.open_sealed(record.subject, sealed, context=record.id.encode())
         if isinstance(fields, Erased):
-            raise Refused(which=f"the person whom {quarantine_id} is about was erased", fix="Nothing is left of it")
+            raise Refused(which=f"the person whom {record.id} is about was erased", fix="Nothing is left of it")
         return str(fields["event"]).encode()
 
-    def decide(self, quarantine_id: str, event: Draft, why: str, *, advance: bool) -> Draft:
-        """The decision that lets an event in, made by whoever hands it in."""
-        decision = body.Decision(
-            sequence=0,
-            action="release",
-            subject=quarantine_id,
-            why=why,
-            details={"advance": advance, "event": event.id, "source": event.source, "stream": event.stream},
-        )
-        return Draft(
-            kind=Kind.DECISION,
-            stream="decisions",
-            id=f"release-{quarantine_id}",
-            body=body.encode(decision),
-            principal=event.principal,
-        )
+
+def decision_on(order: Order, details: dict[str, Any]) -> Draft:
+    """The decision that ends a wait, made by whoever gives the order."""
+    decision = body.Decision(
+        sequence=0, action=action_of(order), subject=order.quarantine_id, why=order.why, details=details
+    )
+    return Draft(
+        kind=Kind.DECISION,
+        stream="decisions",
+        id=f"settle-{order.quarantine_id}",
+        body=body.encode(decision),
+        principal=order.principal,
+    )
 
 
-def require_entered(decided: Outcome, event: Outcome, quarantine_id: str) -> Record:
-    """The released event's record; an error undoes the group that both were appended in.
+def require_decided(decided: Outcome, quarantine_id: str) -> Record:
+    """The decision's record; raises `Refused` when another one ended the wait before."""
+    if not isinstance(decided, Record):
+        raise Refused(
+            which=f"the wait of {quarantine_id} has ended already",
+            fix="`rivermill journal quarantine show` tells what became of it",
+        )
+    return decided
+
+
+def require_entered(entered: Outcome, quarantine_id: str) -> Record:
+    """The event's record; an error undoes the group that it was appended in.
 
     Raises:
         ConflictingId: A corrected event has taken its id.
-        Refused: It was released before, or has entered the journal by itself.
+        Refused: It has entered the journal by itself.
     """
-    if isinstance(event, Conflict):
+    if isinstance(entered, Conflict):
         raise ConflictingId(
-            which=f"{quarantine_id}, at offset {event.offset}", fix="A corrected event came in meanwhile"
+            which=f"{quarantine_id}, at offset {entered.offset}",
+            fix="A corrected event came in meanwhile; discard this one",
         )
-    if not isinstance(decided, Record) or not isinstance(event, Record):
-        raise Refused(which=f"{quarantine_id} is in the journal already", fix="Nothing is left to do")
-    return event
+    if not isinstance(entered, Record):
+        raise Refused(which=f"{quarantine_id} is in the journal already", fix="Discard what waits of it")
+    return entered

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     SNAPSHOT = "snapshot"
     VERSION = "version"
     DECISION = "decision"
+    ALERT = "alert"
 
 
 class Cause(NamedTuple):

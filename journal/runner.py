@@ -4,21 +4,25 @@ A commit follows the journal's own: a checkpoint may trail the journal and never
 applied again; what the fold then emits again, the journal drops by the sink's mark.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from journal.checkpoint import FoldFile
 from journal.fold import Fold
 from journal.log import START, Journal, Position
+from journal.poison import skips_in
 from journal.record import Draft, Record
 from journal.stamp import causes
+from journal.upcast import Lift, as_stored
 
 
 class Runner:
     """One fold over one journal, with its file."""
 
-    def __init__(self, fold: Fold, file: FoldFile, journal: Journal, fingerprint: str) -> None:
+    def __init__(
+        self, fold: Fold, file: FoldFile, journal: Journal, fingerprint: str, *, lift: Lift = as_stored
+    ) -> None:
         """Restore the fold, or start it anew when its checkpoint is not of this journal, version or build.
 
         Args:
@@ -26,6 +30,7 @@ class Runner:
             file: Where its state and position are committed.
             journal: What it reads and where its outputs go.
             fingerprint: Of the libraries whose numbers the state holds; another one means a rebuild.
+            lift: What each record goes through before the fold sees it.
         """
         self.fold = fold
         self._file = file
@@ -34,6 +39,23 @@ class Runner:
         self.kinds = fold.kinds
         self.offset = self._restored()
         fold.load(file)
+        self._lift = lift
+        # A decision to skip stands behind the record that it is about: all of them are known before the first.
+        self._skips = skips_in(journal).get(fold.name, frozenset())
+        is_plain = lift is as_stored and not self._skips
+        self._take: Callable[[Record], Sequence[Draft]] = fold.apply if is_plain else self._take_lifted
+
+    @property
+    def epoch(self) -> int:
+        """Which writer of its file this is."""
+        return self._file.epoch
+
+    def raise_epoch(self, epoch: int) -> None:
+        """See `journal.checkpoint.FoldFile.raise_epoch`."""
+        self._file.raise_epoch(epoch)
+
+    def _take_lifted(self, record: Record) -> Sequence[Draft]:
+        return () if record.offset in self._skips else self.fold.apply(self._lift(record))
 
     def _restored(self) -> int:
         position = self._file.position(self.fold.name)
@@ -54,7 +76,7 @@ class Runner:
         if record.offset <= self.offset:
             return ()
         self.offset = record.offset
-        drafts = self.fold.apply(record) if record.kind in self.kinds else ()
+        drafts = self._take(record) if record.kind in self.kinds else ()
         return [msgspec.structs.replace(draft, cause=cause) for draft, cause in causes(drafts, record)]
 
     def step(self, record: Record) -> Sequence[Record]:
@@ -63,7 +85,7 @@ class Runner:
         if offset <= self.offset:
             return ()
         self.offset = offset
-        drafts = self.fold.apply(record) if record.kind in self.kinds else ()
+        drafts = self._take(record) if record.kind in self.kinds else ()
         if not drafts:
             return ()
         outcomes = self._journal.append(drafts, sink=self.fold.name, derived_from=record)
@@ -74,7 +96,7 @@ class Runner:
         self.offset = max(self.offset, offset)
 
     def commit(self) -> None:
-        """Save the state and the position it belongs to, as one transaction."""
+        """Save the state and the position it belongs to, as one transaction; raises `Fenced`, `DurabilityLost`."""
         with self._file.transaction():
             self.fold.save(self._file)
             offset = self.fold.resume_offset

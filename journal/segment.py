@@ -5,7 +5,8 @@ transaction spans two segments, so a segment begins with a copy of its predecess
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,25 @@ import msgspec
 from journal.errors import Corrupt
 from journal.record import FORMAT, Cause, Kind, Record
 from journal.sqlite import open_database
+from journal.stamp import identity
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS record (
     offset INTEGER PRIMARY KEY, kind TEXT NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS rare ON record (kind, offset)
-    WHERE kind IN ('genesis', 'definition', 'quarantine', 'snapshot', 'version', 'decision');
+    WHERE kind IN ('genesis', 'definition', 'quarantine', 'snapshot', 'version', 'decision', 'alert');
 CREATE TABLE IF NOT EXISTS id (key TEXT PRIMARY KEY, offset INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mark (
     sink TEXT PRIMARY KEY, partition INTEGER NOT NULL, offset INTEGER NOT NULL, n INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
 """
-_RARE = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.VERSION, Kind.DECISION})
+_RARE = frozenset(
+    {Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.VERSION, Kind.DECISION, Kind.ALERT}
+)
 
+_ENDS_TOO_SOON = {apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS}
+_PREFIX, _DIGITS = "segment-", 12
 _ENDS = "its marks, tallies or clock"
 _KINDS = {kind.value: kind for kind in Kind}
 
@@ -39,6 +45,9 @@ _Stored = tuple[
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 
 
+StoredRow = tuple[int, str, int, bytes]
+
+
 class Segment:
     """A segment's file, opened for writing by the owner or read-only by anyone."""
 
@@ -46,13 +55,23 @@ class Segment:
         self.path = path
         self._unwritten: list[tuple[int, str, int, bytes]] = []
         self._new_ids: dict[str, int] = {}
+        self.wal_pages = 0
+        self.first, self.begins_after = first_of(path), 0
         self.db = open_database(path, readonly=readonly)
-        if not readonly:
-            self.db.execute(_SCHEMA)
-        self.first = self.begins_after = 0
-        if self._has_tables():
-            self.first = self.meta("first") or 0
-            self.begins_after = self.meta("begins_after") or 0
+        try:
+            with self._intact():
+                if not readonly:
+                    self.db.execute(_SCHEMA)
+                    self.db.set_wal_hook(self._count_pages)
+                if self._has_tables():
+                    self.begins_after = self.meta("begins_after") or 0
+        except Corrupt:
+            self.close()
+            raise
+
+    def _count_pages(self, _: apsw.Connection, __: str, pages: int) -> int:
+        self.wal_pages = pages
+        return apsw.SQLITE_OK
 
     def is_born(self) -> bool:
         """Whether the owner has finished making this file; before that nobody may read it."""
@@ -63,7 +82,8 @@ class Segment:
 
     def meta(self, key: str) -> Any:
         """A value of the segment's own facts, or None."""
-        return self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+        with self._intact():
+            return self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
 
     def set_meta(self, **facts: int | str) -> None:
         """Write facts inside the open transaction."""
@@ -72,7 +92,7 @@ class Segment:
     def insert(self, record: Record, key: str | None) -> None:
         """Take one record, and its id where its kind is identified; `write` puts them into the open transaction."""
         data = _pack(record)
-        self._unwritten.append((record.offset, record.kind, _checksum(record.offset, data), data))
+        self._unwritten.append((record.offset, record.kind, checksum_of(record.offset, data), data))
         if key is not None:
             self._new_ids[key] = record.offset
 
@@ -81,6 +101,23 @@ class Segment:
         self.db.executemany("INSERT INTO record VALUES (?, ?, ?, ?)", self._unwritten)
         self.db.executemany("INSERT OR REPLACE INTO id VALUES (?, ?)", self._new_ids.items())
         self.forget()
+
+    def checkpoint(self, *, wholly: bool = False) -> None:
+        """Move committed pages from the write-ahead log into the file, as far as readers let it.
+
+        SQLite would do so by itself inside a commit, and swallow a sync that failed.
+
+        Args:
+            wholly: Wait for readers, and leave an empty log.
+        """
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if wholly else apsw.SQLITE_CHECKPOINT_PASSIVE
+        self.db.wal_checkpoint(mode=mode)
+        self.wal_pages = 0
+
+    def abandon(self) -> None:
+        """Close without another try at writing: what a sync that failed left behind is the next start's to mend."""
+        self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self.close()
 
     def forget(self) -> None:
         """Drop what was inserted and not written: its group failed."""
@@ -96,7 +133,8 @@ class Segment:
 
     def last_offset(self) -> int | None:
         """The offset of the last record, None while there is none."""
-        offset: int | None = self.db.execute("SELECT max(offset) FROM record").get
+        with self._intact():
+            offset: int | None = self.db.execute("SELECT max(offset) FROM record").get
         return offset
 
     def read(self, after: int, limit: int) -> list[Record]:
@@ -113,7 +151,8 @@ class Segment:
 
     def marks(self) -> dict[str, Cause]:
         """Every sink's mark."""
-        return {sink: Cause(*cause) for sink, *cause in self.db.execute("SELECT * FROM mark")}
+        with self._intact():
+            return {sink: Cause(*cause) for sink, *cause in self.db.execute("SELECT * FROM mark")}
 
     def mark(self, sink: str) -> Cause | None:
         """One sink's mark."""
@@ -128,7 +167,8 @@ class Segment:
 
     def tallies(self) -> dict[str, int]:
         """Every count."""
-        return dict(self.db.execute("SELECT name, count FROM tally ORDER BY name"))
+        with self._intact():
+            return dict(self.db.execute("SELECT name, count FROM tally ORDER BY name"))
 
     def set_tallies(self, tallies: dict[str, int]) -> None:
         """Write counts inside the open transaction."""
@@ -143,26 +183,38 @@ class Segment:
         ends = self.meta("ends")
         found = _ends_checksum(self.marks(), self.tallies(), self.meta("last_at") or 0, self.meta("clock") or 0)
         if ends is not None and ends != found:
-            raise self._corrupt(_ENDS)
+            raise self.corrupt(_ENDS)
 
     def damage(self) -> Iterator[Corrupt]:
-        """Every record whose checksum fails, and every page that SQLite finds broken."""
-        try:
-            for (line,) in self.db.execute("PRAGMA integrity_check(20)"):
-                if line != "ok":
-                    yield self._corrupt(str(line))
-            expected = self.first
-            for offset, checksum, data in self.db.execute("SELECT offset, checksum, data FROM record ORDER BY offset"):
-                if offset != expected:
-                    yield self._corrupt(f"records {expected} to {offset - 1} are missing")
-                if _checksum(offset, data) != checksum:
-                    yield self._corrupt(_record_name(offset))
-                expected = offset + 1
-            self.check_ends()
-        except Corrupt as error:
-            yield error
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            yield self._corrupt(str(error))
+        """Every page, record, id and end of this file that does not hold; see `journal.verify`."""
+        from journal.verify import damage_in  # noqa: PLC0415 - it reads segments
+
+        return damage_in(self)
+
+    def rows(self, after: int, limit: int) -> list[StoredRow]:
+        """Stored records as they are, unchecked: (offset, kind, checksum, data), in order."""
+        with self._intact():
+            found: list[Any] = self.db.execute(
+                "SELECT offset, kind, checksum, data FROM record WHERE offset > ? ORDER BY offset LIMIT ?",
+                (after, limit),
+            ).fetchall()
+        return found
+
+    def rows_of(self, kind: Kind, after: int, limit: int) -> list[StoredRow]:
+        """The same for one kind."""
+        with self._intact():
+            found: list[Any] = self.db.execute(
+                f"SELECT offset, kind, checksum, data FROM record WHERE {_kind_clause(kind)} AND offset > ? "
+                "ORDER BY offset LIMIT ?",
+                (after, limit),
+            ).fetchall()
+        return found
+
+    def take_rows(self, rows: Collection[StoredRow]) -> None:
+        """Write stored records with their ids, whose checksums the caller has checked; what is here already stays."""
+        self.db.executemany("INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?)", rows)
+        keys = ((identity(unpack(offset, data)), offset) for offset, _, _, data in rows)
+        self.db.executemany("INSERT OR REPLACE INTO id VALUES (?, ?)", (pair for pair in keys if pair[0] is not None))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -171,22 +223,50 @@ class Segment:
     def _records(self, where: str, bindings: tuple[int, ...]) -> list[Record]:
         if self._unwritten:
             self.write()
-        try:
+        with self._intact():
             rows: list[Any] = self.db.execute(f"SELECT offset, checksum, data FROM record {where}", bindings).fetchall()
-        except apsw.CorruptError as error:
-            raise self._corrupt(str(error)) from error
         return [self._unpack(*row) for row in rows]
 
     def _unpack(self, offset: int, checksum: int, data: bytes) -> Record:
-        if _checksum(offset, data) != checksum:
-            raise self._corrupt(_record_name(offset))
-        return _unpack(offset, data)
+        if checksum_of(offset, data) != checksum:
+            raise self.corrupt(record_name(offset))
+        return unpack(offset, data)
 
-    def _corrupt(self, what: str) -> Corrupt:
+    @contextmanager
+    def _intact(self) -> Iterator[None]:
+        """What SQLite says of a damaged file, as an error that names it."""
+        try:
+            yield
+        except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.MismatchError) as error:
+            raise self.corrupt(str(error)) from error
+        except apsw.IOError as error:
+            if getattr(error, "extendedresult", 0) not in _ENDS_TOO_SOON:
+                raise
+            raise self.corrupt(str(error)) from error
+
+    def corrupt(self, what: str) -> Corrupt:
+        """An error about this file."""
         return Corrupt(
             which=f"{self.path.name}: {what}",
-            fix="Nothing was cut: run `rivermill journal verify` for the extent, and restore this file from a backup",
+            fix="Nothing was cut: run `rivermill journal verify` for the extent, then `rivermill journal repair` "
+            "with a backup",
         )
+
+
+def first_of(path: Path) -> int:
+    """The first offset of a segment, by its file's name; 0 of files that are not numbered."""
+    digits = path.name.removeprefix(_PREFIX)[:_DIGITS]
+    return int(digits) if digits.isdigit() else 0
+
+
+def segment_path(folder: Path, first: int) -> Path:
+    """Where the segment that begins with an offset lies."""
+    return folder / f"{_PREFIX}{first:0{_DIGITS}d}.sqlite"
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """The segments' files, oldest first."""
+    return sorted(folder.glob(f"{_PREFIX}*.sqlite"))
 
 
 def _kind_clause(kind: Kind) -> str:
@@ -200,11 +280,13 @@ def _ends_checksum(marks: dict[str, Cause], tallies: dict[str, int], last_at: in
     return zlib.crc32(_encode((sorted(marks.items()), sorted(tallies.items()), last_at, clock)))
 
 
-def _record_name(offset: int) -> str:
+def record_name(offset: int) -> str:
+    """How errors call a record."""
     return f"record {offset}"
 
 
-def _checksum(offset: int, data: bytes) -> int:
+def checksum_of(offset: int, data: bytes) -> int:
+    """What is stored beside a record's bytes."""
     return zlib.crc32(data, offset & 0xFFFFFFFF)
 
 
@@ -230,7 +312,8 @@ def _pack(record: Record) -> bytes:
     )
 
 
-def _unpack(offset: int, data: bytes) -> Record:
+def unpack(offset: int, data: bytes) -> Record:
+    """A record from its stored bytes."""
     _, kind, stream, id_, time, at, source, schema, subject, sealed, conflict, principal, trace, cause, body = _decode(
         data
     )

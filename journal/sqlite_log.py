@@ -11,16 +11,20 @@ from pathlib import Path
 
 import apsw
 
-from journal.blobs import sync_folder
-from journal.errors import DurabilityLost, Misconfigured
+from journal.acked import Acked, read_acked
+from journal.archive import load_archive, sweep
+from journal.blobs import Blobs, sync_folder
+from journal.chain import Chain
+from journal.errors import Corrupt, DurabilityLost, Misconfigured
 from journal.log import START, Conflict, Outcome, Repeat, Replayed
 from journal.owner import OwnerLock
 from journal.record import FORMAT, Cause, Draft, Kind, Record
-from journal.segment import Segment
-from journal.sqlite_reader import kind_across, last_across, read_across, segment_paths
-from journal.stamp import NEVER_FORGOTTEN, Stamper, causes, identity, is_behind, is_remembered
+from journal.segment import Segment, first_of, segment_path, segment_paths
+from journal.stamp import Stamper, causes, identity, is_behind, is_remembered
 
 RECORDS_PER_SEGMENT = 1_000_000
+PAGES_PER_CHECKPOINT = 1_000
+"""SQLite's own measure, 4 MB: more makes a start slower, less makes commits slower."""
 
 
 class SqliteJournal:
@@ -33,6 +37,7 @@ class SqliteJournal:
         *,
         dedup_window: int | None = None,
         records_per_segment: int = RECORDS_PER_SEGMENT,
+        blobs: Blobs | None = None,
     ) -> None:
         """Own the folder, make what was committed durable, and stand at its end.
 
@@ -41,31 +46,50 @@ class SqliteJournal:
             pipeline: Whose journal it is; another pipeline's folder is refused.
             dedup_window: How long ids are remembered, in microseconds of journal time; None means for ever.
             records_per_segment: When a segment is sealed.
+            blobs: Where segments lie that have left the folder; by default where the folder's manifest says.
 
         Raises:
-            OwnedElsewhere, NotWritable, Corrupt, Misconfigured
+            OwnedElsewhere, NotWritable, Misconfigured, DurabilityLost
+            Corrupt: A file is damaged, or records that were acknowledged are gone.
         """
         self._lock = OwnerLock(folder)
+        try:
+            self._open(folder, pipeline, blobs)
+        except BaseException:
+            self._lock.release()
+            raise
         self.folder = folder
         self._window = dedup_window
         self._limit = records_per_segment
         self._failed = False
+        self._closed = False
         self._open_group = False
-        _discard_unborn(folder)
-        self._segments = [Segment(path) for path in segment_paths(folder)] or [_create(folder, 0, pipeline, None)]
-        for segment in self._segments:
-            segment.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        self._current = self._segments[-1]
-        self._current.check_ends()
-        _check_belongs(self._current, pipeline)
-        self.incarnation = str(self._current.meta("incarnation"))
-        self._stamper = Stamper(
-            self.end_on_disk(), self._current.meta("last_at") or 0, self._current.meta("clock") or 0
-        )
-        self._marks = self._current.marks()
-        self._tallies = self._current.tallies()
         self._touched_marks: set[str] = set()
         self._touched_tallies: set[str] = set()
+
+    def _open(self, folder: Path, pipeline: str, blobs: Blobs | None) -> None:
+        _discard_unborn(folder)
+        sweep(folder, load_archive(folder))
+        if not segment_paths(folder):
+            _create(folder, 0, pipeline, None).close()
+        self._chain = Chain(folder, _open_synced, blobs)
+        self._current = self._chain.local[-1]
+        try:
+            self._stand(folder, pipeline)
+        except BaseException:
+            self._chain.close()
+            raise
+
+    def _stand(self, folder: Path, pipeline: str) -> None:
+        _check_belongs(self._current, pipeline)
+        self._current.check_ends()
+        self.incarnation = str(self._current.meta("incarnation"))
+        end = self.end_on_disk()
+        _check_acked(folder, end)
+        self._acked = Acked(folder, self.incarnation, end)
+        self._stamper = Stamper(end, self._current.meta("last_at") or 0, self._current.meta("clock") or 0)
+        self._marks = self._current.marks()
+        self._tallies = self._current.tallies()
 
     @property
     def clock(self) -> int:
@@ -93,14 +117,8 @@ class SqliteJournal:
         return record
 
     def _taken(self, key: str, kind: Kind) -> Record | None:
-        for segment in reversed(self._segments):
-            offset = segment.offset_of(key)
-            if offset is not None:
-                record = segment.read(offset - 1, 1)[0]
-                return record if is_remembered(record, self._stamper.clock, self._window) else None
-            if kind not in NEVER_FORGOTTEN and self._is_forgotten(segment.begins_after):
-                return None
-        return None
+        record = self._chain.find(key, kind, self._is_forgotten)
+        return record if record and is_remembered(record, self._stamper.clock, self._window) else None
 
     def _is_forgotten(self, moment: int) -> bool:
         return self._window is not None and moment < self._stamper.clock - self._window
@@ -131,6 +149,18 @@ class SqliteJournal:
             self._open_group = False
             self._touched_marks.clear()
             self._touched_tallies.clear()
+        self._acked.note(self._stamper.end)
+        if self._current.wal_pages >= PAGES_PER_CHECKPOINT:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Empty the log. What it holds is durable already, so a full disk may wait; a failed sync may not."""
+        try:
+            self._current.checkpoint()
+        except (apsw.FullError, apsw.BusyError, apsw.LockedError):
+            return
+        except apsw.Error as error:
+            raise self._lost(error) from error
 
     def _write_ends(self) -> None:
         self._current.set_meta(last_at=self._stamper.last_at, clock=self._stamper.clock)
@@ -174,7 +204,8 @@ class SqliteJournal:
             segment.set_tallies(self._tallies)
             segment.seal_ends(self._marks, self._tallies, self._stamper.last_at, self._stamper.clock)
             segment.set_meta(born=1)
-        self._segments.append(segment)
+        self._checkpoint()
+        self._chain.local.append(segment)
         self._current = segment
 
     @property
@@ -188,11 +219,11 @@ class SqliteJournal:
 
     def read(self, partition: int, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.read`; the owner also sees its open group."""
-        return read_across(self._segments, after, limit) if partition == 0 else []
+        return self._chain.read(after, limit) if partition == 0 else []
 
     def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.of_kind`."""
-        return kind_across(self._segments, kind, after, limit)
+        return self._chain.of_kind(kind, after, limit)
 
     def end(self, partition: int = 0) -> int:
         """The last offset, the open group's included."""
@@ -200,7 +231,7 @@ class SqliteJournal:
 
     def end_on_disk(self) -> int:
         """The last offset that the files hold."""
-        return last_across(self._segments)
+        return self._chain.last()
 
     def mark(self, sink: str) -> Cause | None:
         """The sink's mark."""
@@ -226,13 +257,43 @@ class SqliteJournal:
 
     def close(self) -> None:
         """Let go of the files and of their ownership."""
-        for segment in self._segments:
-            segment.close()
+        if self._closed:
+            return
+        self._closed = True
+        if self._failed:
+            self._current.abandon()
+        self._acked.close()
+        self._chain.close()
         self._lock.release()
 
 
+def _open_synced(path: Path) -> Segment:
+    """Open a segment and make what its log holds durable before anyone reads it."""
+    segment = Segment(path)
+    try:
+        segment.checkpoint(wholly=True)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        segment.abandon()
+        raise segment.corrupt(str(error)) from error
+    except (apsw.FullError, apsw.IOError) as error:
+        segment.abandon()
+        raise DurabilityLost(
+            which=f"{path.name} ({error})", fix="Check the disk and make room, then start the owner again"
+        ) from error
+    return segment
+
+
+def _check_acked(folder: Path, end: int) -> None:
+    noted = read_acked(folder)
+    if noted.end > end:
+        raise Corrupt(
+            which=f"{folder}: records {end + 1} to {noted.end} were acknowledged and are gone from the last segment",
+            fix="Run `rivermill journal repair` with a backup that holds them; nothing was cut or overwritten",
+        )
+
+
 def _create(folder: Path, first: int, pipeline: str, incarnation: str | None, last_at: int = 0) -> Segment:
-    segment = Segment(folder / f"segment-{first:012d}.sqlite")
+    segment = Segment(segment_path(folder, first))
     segment.first, segment.begins_after = first, last_at
     with segment.db:
         segment.set_meta(
@@ -251,6 +312,8 @@ def _create(folder: Path, first: int, pipeline: str, incarnation: str | None, la
 def _discard_unborn(folder: Path) -> None:
     """Remove a segment whose birth a crash interrupted: it holds no record yet, or it would be marked as born."""
     for path in segment_paths(folder)[-1:]:
+        if read_acked(folder).end >= first_of(path):
+            return  # It was born: what its log has lost is for `_check_acked` to say.
         segment = Segment(path)
         unborn = segment.meta("born") is None and segment.last_offset() is None
         segment.close()

@@ -1,4 +1,4 @@
-"""Reading a journal's segments: by the owner, and by any process that does not own them.
+"""Reading a journal's segments, by any process that does not own them.
 
 Readers open the files read-only and see what was committed, while the owner writes on.
 """
@@ -6,6 +6,8 @@ Readers open the files read-only and see what was committed, while the owner wri
 from collections.abc import Sequence
 from pathlib import Path
 
+from journal.blobs import Blobs
+from journal.chain import Chain
 from journal.log import START
 from journal.record import Cause, Draft, Kind, Record
 from journal.segment import Segment
@@ -15,82 +17,87 @@ from journal.stamp import identity
 class SqliteReader:
     """Reads a journal that this process need not own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, blobs: Blobs | None = None) -> None:
+        """Open what is there.
+
+        Args:
+            folder: The journal's.
+            blobs: Where segments lie that have left the folder; by default where the folder's manifest says.
+        """
         self.folder = folder
-        self._segments: list[Segment] = []
-        self.refresh()
+        self._chain = Chain(folder, _open_born, blobs)
 
     def refresh(self) -> None:
         """Take up segments that were begun since."""
-        for path in segment_paths(self.folder)[len(self._segments) :]:
-            segment = _open_born(path)
-            if segment is None:
-                return
-            self._segments.append(segment)
+        self._chain.refresh()
+
+    @property
+    def _newest(self) -> Segment | None:
+        return self._chain.local[-1] if self._chain.local else None
 
     @property
     def incarnation(self) -> str:
         """The life of the journal that the last segment belongs to."""
-        return str(self._segments[-1].meta("incarnation")) if self._segments else ""
+        return str(self._newest.meta("incarnation")) if self._newest else ""
 
     @property
     def clock(self) -> int:
         """The largest ``time`` accepted so far."""
-        return int(self._segments[-1].meta("clock") or 0) if self._segments else 0
+        return int(self._newest.meta("clock") or 0) if self._newest else 0
 
     @property
     def last_at(self) -> int:
         """The ``at`` of the last record."""
-        return int(self._segments[-1].meta("last_at") or 0) if self._segments else 0
+        return int(self._newest.meta("last_at") or 0) if self._newest else 0
+
+    @property
+    def begins(self) -> int:
+        """The first offset that can still be read; what lies before is no longer provable."""
+        return self._chain.archive.begins
 
     def mark(self, sink: str) -> Cause | None:
         """The largest cause that a sink has taken; what it made is committed."""
-        return self._segments[-1].mark(sink) if self._segments else None
+        return self._newest.mark(sink) if self._newest else None
 
     def find(self, kind: Kind, source: str, id: str) -> int | None:
         """Where an identified record stands; the newest of that id."""
         key = identity(Draft(kind=kind, stream="", id=id, body=b"", source=source))
         assert key is not None, f"{kind} is not identified"
-        offsets = (segment.offset_of(key) for segment in reversed(self._segments))
-        return next((offset for offset in offsets if offset is not None), None)
+        found = self._chain.find(key, kind)
+        return None if found is None else found.offset
 
     def read(self, partition: int, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.read`."""
-        return read_across(self._segments, after, limit) if partition == 0 else []
+        return self._chain.read(after, limit) if partition == 0 else []
 
     def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.of_kind`."""
-        return kind_across(self._segments, kind, after, limit)
+        return self._chain.of_kind(kind, after, limit)
 
     def last_of_kind(self, kind: Kind, count: int) -> list[Record]:
         """The last ``count`` records of one kind, in order."""
-        records: list[Record] = []
-        for segment in reversed(self._segments):
-            if len(records) < count:
-                records = segment.last_of_kind(kind, count - len(records)) + records
-        return records
+        return self._chain.last_of_kind(kind, count)
 
     def end(self, partition: int = 0) -> int:
         """The last committed offset."""
-        return last_across(self._segments) if partition == 0 else START
+        return self._chain.last() if partition == 0 else START
 
     def tallies(self) -> dict[str, int]:
         """Counts of what left no record."""
-        return self._segments[-1].tallies() if self._segments else {}
+        return self._newest.tallies() if self._newest else {}
 
     def segments(self) -> Sequence[Segment]:
-        """The files, oldest first."""
-        return self._segments
+        """The files in the folder, oldest first."""
+        return self._chain.local
+
+    @property
+    def chain(self) -> Chain:
+        """The segments as one run."""
+        return self._chain
 
     def close(self) -> None:
         """Let go of the files."""
-        for segment in self._segments:
-            segment.close()
-
-
-def segment_paths(folder: Path) -> list[Path]:
-    """The segments' files, oldest first."""
-    return sorted(folder.glob("segment-*.sqlite"))
+        self._chain.close()
 
 
 def _open_born(path: Path) -> Segment | None:
@@ -100,30 +107,3 @@ def _open_born(path: Path) -> Segment | None:
         return segment
     segment.close()
     return None
-
-
-def read_across(segments: Sequence[Segment], after: int, limit: int) -> list[Record]:
-    """Read on through segments, oldest first."""
-    records: list[Record] = []
-    for index, segment in enumerate(segments):
-        is_behind_us = index + 1 < len(segments) and segments[index + 1].first <= after + 1
-        if not is_behind_us and len(records) < limit:
-            records += segment.read(after, limit - len(records))
-    return records
-
-
-def kind_across(segments: Sequence[Segment], kind: Kind, after: int, limit: int) -> list[Record]:
-    """The same for one kind."""
-    records: list[Record] = []
-    for segment in segments:
-        if len(records) < limit:
-            records += segment.of_kind(kind, after, limit - len(records))
-    return records
-
-
-def last_across(segments: Sequence[Segment]) -> int:
-    """The last offset of the youngest segment that has a record."""
-    for segment in reversed(segments):
-        if (last := segment.last_offset()) is not None:
-            return last
-    return START

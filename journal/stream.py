@@ -1,53 +1,101 @@
-"""A contract, compiled: it reads an event's data and drafts its record, with what is personal sealed."""
+"""A contract, compiled: it reads an event's data and drafts its record, with what is personal sealed.
 
+An event says which major version of the contract it follows by the end of its ``dataschema``, as in
+``https://example.com/departures#1``; one that says nothing follows the current version. It is stored as it was sent.
+"""
+
+import re
 from typing import Any
 
 import msgspec
 
 from journal.contract import Contract
-from journal.decoder import explain
+from journal.decoder import QuickDecoder, explain
 from journal.envelope import Envelope, quotes_of, require_unique_names
-from journal.errors import Malformed, Violation
+from journal.errors import Discarded, Malformed, Violation
+from journal.leniency import Leniency
 from journal.privacy import KeyTable, Subject, context_of
 from journal.record import Cause, Draft, Kind, canonical_json, hand_on
 
 _CORRECT = "Send it corrected; its id is free"
+
+_MAJOR = re.compile(r"#(\d{1,9})\Z")
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
 
 
 class Stream:
-    """One stream's way in."""
+    """One stream's way in: by the current contract, and by the one before.
+
+    Attributes:
+        contract: The current one.
+        notes: What was left out of the event that was read last, as names of tallies; empty for nearly every event.
+    """
 
     def __init__(self, contract: Contract, keys: KeyTable) -> None:
         self.contract = contract
+        self.notes: list[str] = []
         self._keys = keys
-        self._decode = contract.decoder().decode
+        self._decode = QuickDecoder(contract.stream, contract.fields).decode
         self._strings = sum(field.type == "string" for field in contract.fields)
         self._personal = contract.personal
         self._pseudonymous = contract.pseudonymous
         self._prefix = contract.stream.encode() + b"\0"
         self._major = contract.major
+        self._leniency = Leniency(contract) if contract.mode in {"evolve", "discard_value"} else None
+        self._versions = {contract.major: self} | {old.major: Stream(old, keys) for old in contract.earlier[:1]}
 
     def read(self, envelope: Envelope, raw: bytes) -> dict[str, Any]:
         """The event's data: every field of the contract in the order of names, absent ones as None.
 
         Raises:
             Malformed: The event says something twice, or its data is not UTF-8.
-            Violation: The data breaks the contract. The message never quotes a value.
+            Discarded: The data breaks a contract of mode ``discard_row``.
+            Violation: The data breaks the contract, or follows a version that is not read. The message never quotes a
+                value.
         """
+        if self.notes:
+            self.notes.clear()
+        if envelope.dataschema is not None and (version := self._version(envelope)) is not self:
+            fields = version.read(envelope, raw)
+            self.notes.extend(version.notes)
+            return fields
         try:
-            fields = msgspec.structs.asdict(self._decode(envelope.data))
+            fields = self._decode(envelope.data)
         except msgspec.ValidationError as error:
-            require_unique_names(raw, -1)
-            raise Violation(which=explain(error, personal=bool(self._personal)), fix=_CORRECT) from None
+            return self._read_leniently(envelope, raw, error)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise Malformed(
-                which="Its data is not JSON in UTF-8", fix="Send CloudEvents 1.0 as JSON, in UTF-8"
-            ) from None
+            raise _not_json() from None
         require_unique_names(raw, envelope.quotes() + quotes_of(envelope.data, fields, self._strings))
         return fields
+
+    def _version(self, envelope: Envelope) -> "Stream":
+        """The way in of the version that the event follows."""
+        match = _MAJOR.search(envelope.dataschema or "")
+        version = self if match is None else self._versions.get(int(match[1]))
+        if version is None:
+            known = " and ".join(map(str, sorted(self._versions)))
+            which = f"$.dataschema: It follows a version of the contract that is not read; there are {known}"
+            raise Violation(which=which, fix="Send it by one of these; its id is free")
+        return version
+
+    def _read_leniently(self, envelope: Envelope, raw: bytes, error: msgspec.ValidationError) -> dict[str, Any]:
+        """What the contract's mode makes of data that broke it by ``error``."""
+        require_unique_names(raw, -1)
+        if self._leniency is not None:
+            try:
+                pruned, notes = self._leniency.prune(envelope.data)
+                fields = self._decode(pruned)
+            except msgspec.ValidationError as still:
+                error = still
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise _not_json() from None
+            else:
+                self.notes.extend(notes)
+                return fields
+        kind = Discarded if self.contract.mode == "discard_row" else Violation
+        raise kind(which=explain(error, personal=bool(self._personal)), fix=_CORRECT) from None
 
     def person(self, envelope: Envelope) -> Subject | None:
         """Whom a violating event is about, as far as its data still says so."""
@@ -62,6 +110,8 @@ class Stream:
         self, envelope: Envelope, time: int, fields: dict[str, Any], principal: str, cause: Cause | None
     ) -> Draft:
         """The record that the event becomes, once the journal gives it a place."""
+        if envelope.dataschema is not None and (version := self._version(envelope)) is not self:
+            return version.draft(envelope, time, fields, principal, cause)
         plain = stored = canonical_json(fields)
         subject = sealed = None
         if self._personal:
@@ -103,3 +153,7 @@ class Stream:
         personal = {name: fields[name] for name in sorted(self._personal)}
         context = context_of(envelope.type, envelope.source, envelope.id)
         return canonical_json(self._in_the_open(fields, subject)), self._keys.seal(subject, personal, context=context)
+
+
+def _not_json() -> Malformed:
+    return Malformed(which="Its data is not JSON in UTF-8", fix="Send CloudEvents 1.0 as JSON, in UTF-8")

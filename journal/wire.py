@@ -16,6 +16,7 @@ import msgspec
 from journal import errors
 from journal.errors import OwnerDown, Refused, RivermillError, UpstreamError
 from journal.record import Cause, Draft
+from journal.settlement import Discard, Fix, Release
 
 LARGEST_FRAME = 16 * 1024 * 1024
 """Bytes. Whoever sends more is no client of ours."""
@@ -43,10 +44,20 @@ class Ask(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True):
-    """Drafts for the journal. With a sink each carries its cause: what the sink's mark has passed is dropped."""
+    """Drafts for the journal. With a sink each carries its cause: what the sink's mark has passed is dropped.
+
+    ``epoch`` is the one that the owner granted for the sink; 0 for whoever never claimed one.
+    """
 
     sink: str
     drafts: list[Draft]
+    epoch: int = 0
+
+
+class Claim(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """Whoever writes for these sinks from now on, with the epochs of their files: older writers are refused."""
+
+    epochs: dict[str, int]
 
 
 class Append(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -55,20 +66,17 @@ class Append(msgspec.Struct, tag=True, array_like=True, frozen=True):
     batches: list[Batch]
 
 
-class Release(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """A quarantined event that may enter after all."""
+class Settle(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """An order that ends a quarantined event's wait."""
 
-    quarantine_id: str
-    advance: bool
-    why: str
-    principal: str
+    order: Release | Fix | Discard
 
 
 class State(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """How the owner is."""
 
 
-Request = Take | Ask | Append | Release | State
+Request = Take | Ask | Append | Claim | Settle | State
 
 
 class AcceptedFate(msgspec.Struct, tag="accepted", frozen=True):
@@ -133,10 +141,17 @@ class Done(msgspec.Struct, tag=True, array_like=True, frozen=True):
     end: int
 
 
-class Released(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """The event that was released is in the journal."""
+class Claimed(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """The epochs that the owner granted, by sink; none lower than was claimed."""
 
-    event: str
+    epochs: dict[str, int]
+
+
+class SettledAs(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """The wait has ended: where the event stands, and its record; of a discarded one, the decision's."""
+
+    state: str
+    id: str
     stream: str
     offset: int
 
@@ -160,7 +175,7 @@ class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
     fix: str
 
 
-Answer = Fates | Asked | AskedBefore | Done | Released | OwnerState | Failed
+Answer = Fates | Asked | AskedBefore | Done | Claimed | SettledAs | OwnerState | Failed
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(tuple[int, Request]).decode

@@ -138,7 +138,7 @@ def add_jobs(app: FastAPI, jobs: JobDesk) -> None:
     async def stop_job(job: str, caller: Caller) -> dict[str, Any]:
         """Stop a job."""
         await run_in_threadpool(_reached, jobs, job, caller)
-        return await run_in_threadpool(jobs.stop, job)
+        return await run_in_threadpool(jobs.stop, job, caller.name)
 
 
 def _reached(jobs: JobDesk, id: str, caller: Principal) -> dict[str, Any]:

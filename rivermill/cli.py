@@ -11,9 +11,14 @@ import click
 
 from journal.errors import RivermillError
 from rivermill import console_output as out
+from rivermill.audit_commands import audit, erase
+from rivermill.contract_commands import contracts
+from rivermill.journal_commands import journal
 from rivermill.place import Place, json_option, pipeline_argument
+from rivermill.quarantine_commands import quality, quarantine
 from rivermill.service_commands import register
 from rivermill.settings import DEFAULT_HOME, HOME_VARIABLE, PIPELINES_VARIABLE
+from rivermill.skip_command import skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -184,67 +189,13 @@ def dataset_verify(place: Place, pipeline: str, version: str, as_json: bool) -> 
     out.show_mapping(verify_dataset(place.home_of(pipeline), version), as_json)
 
 
-@rivermill.group()
-def journal() -> None:
-    """Read the journal, check it, and work on its quarantine."""
-
-
-@journal.command("tail")
-@pipeline_argument
-@click.option("-n", "count", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="How many records.")
-@click.option("--from", "start", type=click.IntRange(0, 2**62), help="Start at this offset instead of at the end.")
-@click.option("--kind", help="Only records of this kind.")
-@json_option
-@click.pass_obj
-def journal_tail(place: Place, pipeline: str, count: int, start: int | None, kind: str | None, as_json: bool) -> None:
-    """Print records of PIPELINE's journal, the last ones first asked for."""
-    from rivermill.inspection import tail
-
-    out.show_records(tail(place.home_of(pipeline), count, start, kind), as_json)
-
-
-@journal.command("verify")
-@pipeline_argument
-@json_option
-@click.pass_obj
-def journal_verify(place: Place, pipeline: str, as_json: bool) -> None:
-    """Check every record of PIPELINE's journal against its checksum; exit 7 and name the place if one fails."""
-    from rivermill.inspection import verify_journal
-
-    out.show_mapping(verify_journal(place.home_of(pipeline)), as_json)
-
-
-@journal.group()
-def quarantine() -> None:
-    """Events that broke their contract, kept whole."""
-
-
-@quarantine.command("list")
-@pipeline_argument
-@json_option
-@click.pass_obj
-def quarantine_list(place: Place, pipeline: str, as_json: bool) -> None:
-    """List what waits in PIPELINE's quarantine, with the reasons."""
-    from rivermill.inspection import list_quarantine
-
-    out.show_table(list_quarantine(place.home_of(pipeline)), as_json)
-
-
-@quarantine.command("release")
-@pipeline_argument
-@click.argument("quarantine_id")
-@click.option("--advance", is_flag=True, help="Allow it to move the clock by more than the contract's largest gap.")
-@click.option("--why", required=True, help="The reason, kept in the journal.")
-@json_option
-@click.pass_obj
-def quarantine_release(place: Place, pipeline: str, quarantine_id: str, advance: bool, why: str, as_json: bool) -> None:
-    """Let a quarantined event in under its own id, by a decision that the journal echoes."""
-    from rivermill.demo import release
-
-    released = release(place.folder(pipeline), place.home_of(pipeline), quarantine_id, advance=advance, why=why)
-    out.show_mapping(released, as_json)
-
-
+journal.add_command(erase)
+journal.add_command(quarantine)
+journal.add_command(skip)
+rivermill.add_command(audit)
+rivermill.add_command(contracts)
+rivermill.add_command(journal)
+rivermill.add_command(quality)
 register(rivermill)
 
 

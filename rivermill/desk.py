@@ -8,9 +8,10 @@ import contextlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from journal.audit import Attempt
 from journal.body import Definition, Prediction, decode
 from journal.clock import format_time
 from journal.control import Entry
@@ -20,6 +21,7 @@ from journal.owner_client import OwnerClient
 from journal.record import Draft, Kind, Record
 from journal.sqlite_reader import SqliteReader
 from registry import promotion
+from rivermill.auditing import Auditing
 from rivermill.lines import Lines
 from rivermill.pipeline import Pipeline
 from rivermill.registry_wiring import jobs_of, live_lines
@@ -62,7 +64,10 @@ class Desk:
         with self._lines(pipeline) as (lines, _):
             if explain:
                 return {"explained": promotion.explain(lines.plan_promotion(line))}
-            return _decision(lines.promote(line, why=why, principal=principal, key=_key(key), expected=expected))
+            with _audited(self._pipelines[pipeline][1], principal, "promote", line, why) as attempt:
+                entry = lines.promote(line, why=why, principal=principal, key=_key(key), expected=expected)
+                attempt.decision = entry.sequence
+            return _decision(entry)
 
     def roll_back(
         self, pipeline: str, to: str, *, why: str, principal: str, key: str, expected: int | None, explain: bool
@@ -71,7 +76,10 @@ class Desk:
         with self._lines(pipeline) as (lines, _):
             if explain:
                 return {"explained": promotion.explain(lines.plan_roll_back(to))}
-            return _decision(lines.roll_back(to, why=why, principal=principal, key=_key(key), expected=expected))
+            with _audited(self._pipelines[pipeline][1], principal, "roll_back", to, why) as attempt:
+                entry = lines.roll_back(to, why=why, principal=principal, key=_key(key), expected=expected)
+                attempt.object, attempt.decision = entry.subject, entry.sequence
+            return _decision(entry)
 
     def prediction(self, pipeline: str, source: str, id: str) -> Facts:
         """The recorded answer to a question, with all that it was made from; raises UnknownName."""
@@ -118,7 +126,11 @@ class JobDesk:
 
     def submit(self, pipeline: str, key: str, principal: str, options: Mapping[str, Any]) -> Facts:
         """Queue a retrain; the same key is the same job. Raises UnknownName, ConflictingId."""
-        return _job(self._table(pipeline).submit(pipeline, _key(key), dict(options), wall_now(), principal))
+        table = self._table(pipeline)
+        with _audited(self._homes[pipeline], principal, "submit", "") as attempt:
+            job = table.submit(pipeline, _key(key), dict(options), wall_now(), principal)
+            attempt.object = job.id
+        return _job(job)
 
     def get(self, id: str) -> Facts:
         """One job; raises UnknownName."""
@@ -129,9 +141,11 @@ class JobDesk:
         names = [pipeline] if pipeline else list(self._homes)
         return [_job(job) for name in names for job in self._table(name).list(name)]
 
-    def stop(self, id: str) -> Facts:
+    def stop(self, id: str, principal: str) -> Facts:
         """Stop a job; raises UnknownName, Refused."""
-        return _job(self._find(id)[0].request_stop(id))
+        table, job = self._find(id)
+        with _audited(self._homes[job.pipeline], principal, "stop", id):
+            return _job(table.request_stop(id))
 
     def logs(self, id: str) -> str:
         """What a job has printed so far; raises UnknownName."""
@@ -170,6 +184,12 @@ def recorded_answer(journal: Any, source: str, id: str) -> tuple[Record, Predict
     raise UnknownName(
         which=f"an answer to question {id!r} of source {source!r}", fix="Ask it first, or name its source"
     )
+
+
+def _audited(home: Home, principal: str, action: str, object: str, why: str = "") -> AbstractContextManager[Attempt]:
+    """What happens inside goes into the pipeline's audit, with its outcome."""
+    auditing = Auditing(home.root, wall_now)
+    return auditing.attempt(home.pipeline, person=principal, action=action, object=object, why=why)
 
 
 def _key(key: str) -> str:

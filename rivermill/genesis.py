@@ -9,8 +9,9 @@ from collections.abc import Callable
 from features.reader import define
 from journal.body import Definition, Genesis, decode, draft_of
 from journal.clock import format_span
-from journal.control import ControlLog, Entry, Signs, echo_of
+from journal.control import ControlLog, Entry, echo_of
 from journal.errors import Refused
+from journal.ledger import Signs
 from journal.log import START, Journal
 from journal.record import FORMAT, Draft, Kind
 from registry.flavor import OnlineFlavor

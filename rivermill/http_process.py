@@ -101,7 +101,7 @@ def _open(root: Path, pipeline: Pipeline) -> _Post:
         name=pipeline.name,
         live=live,
         owner=owner,
-        question=Stream(contracts[pipeline.question.stream], keys),
+        question=Stream(contracts[pipeline.question.stream].current, keys),
         label=contracts[pipeline.label.stream],
     )
     return _Post(pipeline, home, service)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from journal.asking import Asking
 from journal.control import ControlLog, decision_of, echo_of, missing_echoes, signed_parts
+from journal.erasure import finish_erasures
 from journal.errors import RivermillError, Untrusted
 from journal.intake import Intake
 from journal.owner_server import OwnerServer
@@ -24,10 +25,11 @@ def main(root: Path, folder: Path) -> None:
     home = Home(root, rules.name)
     journal = SqliteJournal(home.journal, rules.name, dedup_window=rules.dedup_window)
     keys = KeyTable(home.keys / "subjects.sqlite")
+    finish_erasures(ControlLog(home.control), home.pipeline, keys, Signer.open(home.keys / "signing.key"))
     if echoes := _to_echo(home, journal):
         journal.append(echoes)
     intake = Intake(journal, rules.contracts, keys, starts=rules.starts)
-    asking = Asking(journal, rules.contracts[rules.question.stream], keys, rules.question.key)
+    asking = Asking(journal, rules.contracts[rules.question.stream].current, keys, rules.question.key)
     try:
         asyncio.run(_serve(OwnerServer(journal, intake, asking, home.socket)))
     finally:

@@ -10,10 +10,14 @@ from features.views import ServicePlan, ViewPlan, compile_views
 from journal.contract import Contract, load_contracts
 from journal.errors import Misconfigured, UnknownName
 from journal.located import Mistakes, read_document
+from journal.stage_rule import StageRule, rules_of
+from journal.upcast import Adapters
 from registry.guard import GuardPolicy
 from registry.policy import Policy, policy_of
+from rivermill.adapter_file import read_adapters
 from rivermill.settings import PIPELINES_VARIABLE
 from rivermill.source_file import Section, load_module
+from rivermill.stage_rules_file import read_stage_rules
 from training.join import LabelRule
 from training.learner import LearnerSettings
 from training.recipe import Recipe, RetrainSettings
@@ -70,6 +74,7 @@ class Pipeline:
     folder: Path
     starts: tuple[int, int]
     contracts: dict[str, Contract]
+    adapters: Adapters
     question: QuestionRule
     label: LabelRule
     lines: tuple[LineRule, ...]
@@ -80,6 +85,7 @@ class Pipeline:
     recorded: Callable[..., Iterator[bytes]] | None
     retrain: RetrainSettings | None
     gate: Policy | None
+    quality: tuple[StageRule, ...]
 
     @property
     def line(self) -> LineRule:
@@ -165,9 +171,11 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
     gate = _gate(top) if top.has("gate") else None
     if retrain is not None and gate is None:
         top.wrong("retrain", "makes versions that no gate would judge; add a section 'gate'")
+    quality = read_stage_rules(top.section("quality"), label) if top.has("quality") else ()
     recorded = _function(top, "recorded", folder, name, mistakes) if top.has("recorded") else None
     top.finish()
     contracts = _contracts(folder, mistakes)
+    adapters = read_adapters(folder, contracts, mistakes)
     objects, views, service = _views(folder, name, question, contracts, mistakes)
     if contracts:
         _cross_check(top, question, label, contracts)
@@ -178,6 +186,7 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
         folder=folder,
         starts=window,
         contracts=contracts,
+        adapters=adapters,
         question=question,
         label=label,
         lines=lines,
@@ -188,6 +197,7 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
         recorded=recorded,
         retrain=retrain,
         gate=gate,
+        quality=rules_of(contracts, quality),
     )
 
 

@@ -217,7 +217,7 @@ def train_logs(place: Place, pipeline: str, job: str, as_json: bool) -> None:
 @click.pass_obj
 def train_stop(place: Place, pipeline: str, job: str, as_json: bool) -> None:
     """Stop JOB: at once while it waits, within seconds while it runs."""
-    out.show_mapping(_jobs(place, pipeline).stop(job), as_json)
+    out.show_mapping(_jobs(place, pipeline).stop(job, principal()), as_json)
 
 
 @click.group()

@@ -47,6 +47,10 @@ class Section:
         """A whole number."""
         return self._read(name, _whole, None, 0)
 
+    def flag(self, name: str, *, default: bool) -> bool:
+        """True or false."""
+        return self._read(name, _flag, default, default)
+
     def span(self, name: str) -> int:
         """A span such as ``36h``, in microseconds."""
         return self._read(name, lambda value: parse_span(str(value)), None, 1)
@@ -110,6 +114,13 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _whole(value: Any) -> int:
     if type(value) is not int or value <= 0:
         message = f"is {value!r}, not a whole number above 0"
+        raise ValueError(message)
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        message = f"is {value!r}, neither true nor false"
         raise ValueError(message)
     return value
 

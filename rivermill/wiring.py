@@ -15,15 +15,18 @@ from journal.blobs import DirectoryBlobs, write_durably
 from journal.body import Definition
 from journal.checkpoint import FoldFile
 from journal.control import ControlLog, echo_of, missing_echoes
+from journal.erasure import finish_erasures
 from journal.errors import Refused
 from journal.fold import Fold
 from journal.intake import Intake
 from journal.log import Journal
 from journal.privacy import KeyTable
-from journal.record import Cause, Record
+from journal.quality import QualityFold
+from journal.record import Cause, Kind, Record
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
 from journal.stamp import is_behind
+from journal.upcast import Lift, as_stored
 from registry.flavor import Flavor, OnlineFlavor
 from registry.signing import Signer, Verifier, public_path
 from rivermill.build import build_fingerprint, library_fingerprint
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 
 HISTORY_ROWS_PER_FLUSH = 200_000
 FLAVORS = ("river", "batch")
+FOLDS = ("features", "answer", "join", "learner", "quality")
+"""Each has a file, in the order in which a record visits them."""
 
 
 class Pages(Protocol):
@@ -70,6 +75,10 @@ class FoldJournal(Pages, Protocol):
         """See `journal.log.Journal.end`."""
         ...
 
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.of_kind`."""
+        ...
+
     def mark(self, sink: str) -> Cause | None:
         """See `journal.log.Journal.mark`."""
         ...
@@ -84,6 +93,7 @@ class Folds:
     answer: AnswerFold
     join: JoinFold
     learner: Learner
+    quality: QualityFold
     outbox: Outbox
     history: History
 
@@ -137,6 +147,7 @@ def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
     definition, control = definition_of(pipeline), control_of(home)
     begin(pipeline, definition, journal, control, signer_of(home), online_flavor)
     keys = KeyTable(home.keys / "subjects.sqlite")
+    finish_erasures(control, pipeline.name, keys, verifier_of(home))
     intake = Intake(journal, pipeline.contracts, keys, starts=pipeline.starts)
     folds = open_folds(pipeline, home, journal)
     lockstep = Lockstep(journal, intake, folds.runners)
@@ -160,25 +171,37 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
     """Restore every fold of a pipeline from its file; `Runner.offset` says how far each had come."""
     definition = definition_of(pipeline)
     schemas = [view.schema for view in pipeline.views]
-    files = {name: FoldFile(home.fold(name)) for name in ("features", "answer", "join", "learner")}
+    files = {name: FoldFile(home.fold(name)) for name in FOLDS}
     table = OnlineTable(files["features"].db)
     outbox = Outbox(files["features"].db, schemas)
     features = FeatureFold(pipeline.views, pipeline.lateness, table, outbox)
     answer = _answer(pipeline, home, journal, definition, table)
     join = JoinFold(pipeline.label)
     learner = _learner(pipeline, home, journal)
-    folds: tuple[Fold, ...] = (features, answer, join, learner)
+    quality = QualityFold(pipeline.quality)
+    folds: tuple[Fold, ...] = (features, answer, join, learner, quality)
     # A runner that never steps (a live worker's) asks less of its journal than the whole port.
     port = cast(Journal, journal)
     return Folds(
-        runners=[Runner(fold, files[fold.name], port, library_fingerprint()) for fold in folds],
+        runners=[Runner(fold, files[fold.name], port, _fingerprint(pipeline), lift=_lift(pipeline)) for fold in folds],
         features=features,
         answer=answer,
         join=join,
         learner=learner,
+        quality=quality,
         outbox=outbox,
         history=History(home.history(journal.incarnation), schemas),
     )
+
+
+def _lift(pipeline: Pipeline) -> Lift:
+    """Where nothing is lifted the runners pay nothing for it."""
+    return as_stored if pipeline.adapters.is_identity else pipeline.adapters.lift
+
+
+def _fingerprint(pipeline: Pipeline) -> str:
+    """What a fold's numbers follow from beside its own version: the libraries, and what lifts older records."""
+    return "-".join(filter(None, (library_fingerprint(), pipeline.adapters.digest[:12])))
 
 
 def _answer(

@@ -2,22 +2,31 @@
 
 A page of records goes through every fold; what they derive is sent to the owner in one piece; when the owner has made
 it durable the folds commit. So a checkpoint trails the journal here as in lock-step, and what a restarted worker sends
-again the owner drops by the sinks' marks.
+again the owner drops by the sinks' marks. A page is what has arrived since the last one: a record at a time when idle,
+`RECORDS_PER_PAGE` when behind.
+
+A record that a fold cannot take stops all folds of this worker, since each reads what another derives; the owner takes
+events on, and serving answers from the last snapshot. See `journal.poison`.
 """
 
 import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from journal.errors import Busy, OwnerDown
+from journal.errors import Busy, Fenced, OwnerDown, UpstreamError
 from journal.owner_client import OwnerClient
+from journal.poison import Attempts, skips_in
 from journal.record import Cause, Draft, Kind, Record
+from journal.runner import Runner
 from journal.sqlite_reader import SqliteReader
+from rivermill.build import build_fingerprint
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home
+from rivermill.supervisor import say_on_stderr
 from rivermill.wiring import Folds, open_folds
 
 RECORDS_PER_PAGE = 1_000
@@ -46,6 +55,10 @@ class FollowedJournal:
         """See `journal.log.Journal.read`."""
         return self._reader.read(partition, after, limit)
 
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.of_kind`."""
+        return self._reader.of_kind(kind, after, limit)
+
     def end(self, partition: int = 0) -> int:
         """See `journal.log.Journal.end`."""
         return self._reader.end(partition)
@@ -59,9 +72,13 @@ class Worker:
     """Drives a pipeline's folds behind the journal's end."""
 
     def __init__(self, folds: Folds, reader: SqliteReader, owner: OwnerClient) -> None:
-        self._folds, self._reader, self._owner = folds, reader, owner
-        self._routes = {kind: [runner for runner in folds.runners if kind in runner.kinds] for kind in Kind}
+        self._reader, self._owner = reader, owner
         self._stopping = threading.Event()
+        self._take_up(folds)
+
+    def _take_up(self, folds: Folds) -> None:
+        self._folds = folds
+        self._routes = {kind: [runner for runner in folds.runners if kind in runner.kinds] for kind in Kind}
 
     def run(self) -> None:
         """Follow the journal until `stop`."""
@@ -74,25 +91,56 @@ class Worker:
         """Let `run` return after the page it is at."""
         self._stopping.set()
 
+    def close(self) -> None:
+        """Let go of the folds' files."""
+        self._folds.close()
+
     def step(self) -> bool:
-        """Take one page through every fold; whether there was one."""
+        """Take one page through every fold; whether there was one.
+
+        Raises:
+            Fenced: A newer worker has taken the folds.
+        """
         self._reader.refresh()
-        after = min(runner.offset for runner in self._folds.runners)
-        page = self._reader.read(0, after, RECORDS_PER_PAGE)
-        if not page:
-            return False
-        derived: dict[str, list[Draft]] = {}
-        for record in page:
-            for runner in self._routes[record.kind]:
-                if drafts := runner.apply(record):
-                    derived.setdefault(runner.fold.name, []).extend(drafts)
+        page = self._next()
+        return bool(page) and self._take(page)
+
+    def _next(self) -> Sequence[Record]:
+        return self._reader.read(0, min(runner.offset for runner in self._folds.runners), RECORDS_PER_PAGE)
+
+    def _take(self, page: Sequence[Record]) -> bool:
+        derived = self._derive(page)
         if derived and not self._hand_over(derived):
             return False
         for runner in self._folds.runners:
             runner.pass_over(page[-1].offset)
-            runner.commit()
+            self._commit(runner)
         self._folds.flush_history(HISTORY_ROWS_PER_FLUSH)
         return True
+
+    def _derive(self, page: Sequence[Record]) -> dict[str, list[Draft]]:
+        derived: dict[str, list[Draft]] = {}
+        alone = len(page) == 1
+        try:
+            for record in page:
+                for runner in self._routes[record.kind]:
+                    if alone:
+                        self._enter(runner)
+                    if drafts := runner.apply(record):
+                        derived.setdefault(runner.fold.name, []).extend(drafts)
+        except Exception as error:  # whatever a fold trips over is counted against the record
+            self._accuse(runner, record, error)
+            raise
+        return derived
+
+    def _commit(self, runner: Runner) -> None:
+        runner.commit()
+
+    def _enter(self, runner: Runner) -> None:
+        """A batch of one enters a fold."""
+
+    def _accuse(self, runner: Runner, record: Record, error: Exception) -> None:
+        """A fold raised at a record."""
 
     def _hand_over(self, derived: dict[str, list[Draft]]) -> bool:
         """Send until the owner has it; False when this worker is told to stop first. Nothing was committed then."""
@@ -104,13 +152,115 @@ class Worker:
         return False
 
 
+class FoldRaised(Exception):
+    """A fold could not take a record."""
+
+    def __init__(self, fold: str, offset: int, error: Exception) -> None:
+        super().__init__(f"fold {fold!r} at offset {offset}: {type(error).__name__}: {error}")
+        self.fold, self.offset, self.error = fold, offset, error
+
+
+class LastingWorker(Worker):
+    """A worker that is its folds' only writer, and that finds the record which it cannot survive."""
+
+    def __init__(
+        self,
+        open_folds: Callable[[], Folds],
+        reader: SqliteReader,
+        owner: OwnerClient,
+        attempts: Attempts,
+        say: Callable[[str], None],
+    ) -> None:
+        """Restore the folds.
+
+        Args:
+            open_folds: Restores them from their files; again after one of them raised.
+            reader: The journal.
+            owner: Takes what they derive.
+            attempts: What is known about the batches that the last worker did not survive.
+            say: Told when a record cannot be taken.
+        """
+        self._open, self._attempts, self._say = open_folds, attempts, say
+        self._claimed = False
+        super().__init__(open_folds(), reader, owner)
+
+    def run(self) -> None:
+        """See `Worker.run`."""
+        super().run()
+        self._attempts.leave()
+
+    def step(self) -> bool:
+        """See `Worker.step`. A page whose record made a fold raise counts as none that was taken."""
+        try:
+            return super().step()
+        except FoldRaised as poison:
+            suspect = self._attempts.raised(poison.fold, poison.offset, poison.error)
+            self._say(f"{poison}; time {suspect.deaths}" + (", and it stays there" if suspect.holds else ""))
+            self._reopen()
+            return False
+
+    def _next(self) -> Sequence[Record]:
+        may_go_on = (self._claimed or self._claim()) and not self._is_held()
+        return self._attempts.cut(super()._next()) if may_go_on else ()
+
+    def _claim(self) -> bool:
+        with contextlib.suppress(OwnerDown, Busy):
+            granted = self._owner.claim({runner.fold.name: runner.epoch for runner in self._folds.runners})
+            for runner in self._folds.runners:
+                runner.raise_epoch(granted[runner.fold.name])
+            self._claimed = True
+        return self._claimed
+
+    def _is_held(self) -> bool:
+        """Whether this worker stays before a record; it goes on when it is decided to skip that record."""
+        suspect = self._attempts.stopped
+        if suspect is None:
+            return False
+        if suspect.offset not in skips_in(self._reader).get(suspect.fold, ()):
+            return True
+        self._attempts.skipped()
+        self._reopen()
+        return not self._claim()
+
+    def _reopen(self) -> None:
+        self._folds.close()
+        self._claimed = False
+        self._take_up(self._open())
+
+    def _take(self, page: Sequence[Record]) -> bool:
+        self._attempts.begin(page)
+        if not super()._take(page):
+            return False
+        self._attempts.passed(page[-1].offset)
+        return True
+
+    def _enter(self, runner: Runner) -> None:
+        self._attempts.enter(runner.fold.name)
+
+    def _commit(self, runner: Runner) -> None:
+        self._attempts.enter(runner.fold.name)
+        runner.commit()
+
+    def _accuse(self, runner: Runner, record: Record, error: Exception) -> None:
+        if not isinstance(error, UpstreamError | Fenced):
+            raise FoldRaised(runner.fold.name, record.offset, error) from error
+
+
+def attempts_of(home: Home) -> Path:
+    """The file in which a pipeline's worker keeps the batches that it may not survive; see `journal.poison`."""
+    return home.folder / "folds" / "attempts.json"
+
+
 def main(home_root: Path, folder: Path) -> None:
     """Run the worker of the pipeline in a folder until SIGTERM."""
     pipeline = load_pipeline(folder)
     home = Home(home_root, pipeline.name)
     reader = SqliteReader(home.journal)
-    folds = open_folds(pipeline, home, FollowedJournal(reader))
-    worker = Worker(folds, reader, OwnerClient(home.socket, timeout=_PATIENCE))
+    attempts = Attempts(attempts_of(home), build_fingerprint(), RECORDS_PER_PAGE)
+    owner = OwnerClient(home.socket, timeout=_PATIENCE)
+    worker = LastingWorker(
+        lambda: open_folds(pipeline, home, FollowedJournal(reader)), reader, owner, attempts, say_on_stderr
+    )
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -120,7 +270,7 @@ def main(home_root: Path, folder: Path) -> None:
     try:
         worker.run()
     finally:
-        folds.close()
+        worker.close()
         reader.close()
 
 

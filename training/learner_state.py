@@ -1,4 +1,9 @@
-"""Where a learner's state is kept: one blob, and a row in the fold's file that names, places and signs it."""
+"""Where a learner's state is kept: one blob, and a row in the fold's file that names, places and signs it.
+
+Of the states before the last one a ladder is kept (`training.ladder`). What falls off it is marked in the transaction
+that saves the new state, and its blob is removed at the save after that: no crash leaves a row that names a blob which
+is gone.
+"""
 
 from typing import Any
 
@@ -8,8 +13,10 @@ from journal.blobs import Blobs
 from journal.checkpoint import FoldFile
 from journal.errors import Untrusted
 from registry.signing import Signer
+from training.ladder import ladder
 
 _SPACE = "learner"
+_LADDER = "learner's ladder"
 _KEY = b"state"
 _FIX = "Delete this file: the fold is rebuilt from the journal at the next start"
 
@@ -46,8 +53,14 @@ class _Row(msgspec.Struct, array_like=True):
     signature: str
 
 
+class _Rung(msgspec.Struct, array_like=True):
+    address: str
+    falls: bool = False
+
+
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 _unpack_state = msgspec.msgpack.Decoder(LearnerState).decode
+_unpack_rung = msgspec.msgpack.Decoder(_Rung).decode
 _unpack_row = msgspec.msgpack.Decoder(_Row).decode
 
 
@@ -64,6 +77,22 @@ class StateStore:
         address = self._blobs.put(_pack(state))
         signature = self._signer.sign(*self._owner, str(offset), address)
         file.put(_SPACE, [(_KEY, _pack(_Row(offset, address, signature)))])
+        self._prune(file, offset, address)
+
+    def _prune(self, file: FoldFile, offset: int, address: str) -> None:
+        rungs = {int.from_bytes(key): _unpack_rung(value) for key, value in file.scan(_LADDER)}
+        standing = {place: rung.address for place, rung in rungs.items() if not rung.falls} | {offset: address}
+        fallen = {place: rung.address for place, rung in rungs.items() if rung.falls and place != offset}
+        for gone in set(fallen.values()) - set(standing.values()):
+            self._blobs.remove(gone)
+        file.delete(_LADDER, map(_key, fallen))
+        kept = ladder(standing, offset)
+        file.put(_LADDER, ((_key(at), _pack(_Rung(named, at not in kept))) for at, named in standing.items()))
+
+    def rungs(self, file: FoldFile) -> dict[int, str]:
+        """The addresses of the states that are kept, by the offset that each stands at."""
+        rungs = ((int.from_bytes(key), _unpack_rung(value)) for key, value in file.scan(_LADDER))
+        return {offset: rung.address for offset, rung in rungs if not rung.falls}
 
     def read(self, file: FoldFile) -> tuple[int, LearnerState] | None:
         """The last state with its offset; None before the first.
@@ -81,3 +110,7 @@ class StateStore:
             raise Untrusted(which=f"{file.path.name}: {error}, so it is no state's row", fix=_FIX) from error
         self._signer.verify(row.signature, *self._owner, str(row.offset), row.address)
         return row.offset, _unpack_state(self._blobs.get(row.address))
+
+
+def _key(offset: int) -> bytes:
+    return offset.to_bytes(8)

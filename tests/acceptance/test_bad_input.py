@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from journal.checkpoint import FoldFile
+from journal.segment import segment_paths
 from journal.sqlite_log import SqliteJournal
-from journal.sqlite_reader import segment_paths
 from rivermill.cli import main
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder

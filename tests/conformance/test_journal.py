@@ -1,6 +1,9 @@
 """What every journal adapter keeps, whatever it is made of."""
 
 import asyncio
+import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,6 +139,13 @@ class AppendConformance:
         journal.append([event("0", NOON + 13 * DAY), event("late", NOON, conflict=b"a")])
         journal.append([event("1", NOON + 20 * DAY)])
         assert journal.append([event("late", NOON + 20 * DAY, conflict=b"b")]) == [Conflict(1)]
+
+    def test_the_dedup_window_reaches_over_every_border(self, journal: Appended) -> None:
+        """Ten ids a day apart, whatever files they fell into: those of the last fourteen days are known."""
+        journal.append([event(f"d{n}", NOON + n * 2 * DAY) for n in range(10)])
+        outcomes = [journal.append([event(f"d{n}", NOON + 18 * DAY)])[0] for n in range(10)]
+        assert outcomes[2:] == [Repeat(n) for n in range(2, 10)]
+        assert all(isinstance(outcome, Record) for outcome in outcomes[:2])
 
     def test_a_decision_is_never_forgotten(self, journal: Appended) -> None:
         decision = Draft(kind=Kind.DECISION, stream="c", id="release-1", body=b"{}")
@@ -307,6 +317,48 @@ class TestFarJournal(AppendConformance):
         loop.close()
         owned.close()
         keys.close()
+
+
+WRITING = """
+import sys
+from pathlib import Path
+from journal.owner_client import OwnerClient
+from journal.record import Cause, Draft, Kind
+client, name = OwnerClient(Path(sys.argv[1])), sys.argv[2]
+for n in range(40):
+    draft = Draft(kind=Kind.EXAMPLE, stream=name, id=f"{name}-{n}", body=b"{}", cause=Cause(0, n, 0))
+    print(client.append([(name, [draft])]), flush=True)
+"""
+
+
+@pytest.mark.slow
+class TestManyCallers(TestFarJournal):
+    """Group commit for threads and for processes: each one's records are there once, in its own order."""
+
+    def test_threads_and_processes_share_the_commits(self, journal: FarJournal, tmp_path: Path) -> None:
+        socket, names = tmp_path / "owner.sock", ["p0", "p1", "p2"]
+        command = [sys.executable, "-c", WRITING, str(socket)]
+        processes = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in names]
+        threads = [threading.Thread(target=write_from_a_thread, args=(socket, f"t{n}")) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        acked = [int(process.communicate()[0].split()[-1]) for process in processes]
+        for thread in threads:
+            thread.join()
+        assert journal.end() == 6 * 40 - 1 >= max(acked)
+        records = journal.read(0, START, 1_000)
+        for name in [*names, "t0", "t1", "t2"]:
+            assert [record.id for record in records if record.stream == name] == [f"{name}-{n}" for n in range(40)]
+        assert all(earlier.at < later.at for earlier, later in itertools.pairwise(records))
+
+
+def write_from_a_thread(socket: Path, name: str) -> None:
+    client = OwnerClient(socket)
+    for n in range(40):
+        client.append(
+            [(name, [Draft(kind=Kind.EXAMPLE, stream=name, id=f"{name}-{n}", body=b"{}", cause=Cause(0, n, 0))])]
+        )
+    client.close()
 
 
 def is_up(client: OwnerClient) -> bool:

@@ -359,7 +359,7 @@ def until_up(process: "subprocess.Popen[bytes]", home: Home) -> None:
 
 def forge(home: Home, change: Callable[[dict[str, Any]], dict[str, Any]], last: Entry) -> None:
     row = change(msgspec.to_builtins(last))
-    row["details"] = canonical_json(row["details"])
+    row |= {name: canonical_json(row[name]).decode() for name in ("details", "heads")}
     names, marks = ",".join(row), ",".join("?" * len(row))
     with sqlite3.connect(home.folder / "control.sqlite") as db:
         db.execute(f"INSERT INTO decisions ({names}) VALUES ({marks})", list(row.values()))
@@ -369,15 +369,13 @@ def forge(home: Home, change: Callable[[dict[str, Any]], dict[str, Any]], last: 
 @pytest.fixture
 def forged(lines: Lines, batch: list[str], home: Home) -> Entry:
     """A decision for the candidate behind the last one, rightly chained, with a signature that is somebody else's."""
-    from journal.control import _hash  # noqa: PLC0415
-
     last = lines.control.head("phishing")
     assert last is not None
     named = {"sequence": 5, "subject": batch[1], "key": "forged", "previous": last.hash}
 
     def chained(facts: dict[str, Any]) -> dict[str, Any]:
         facts |= named
-        return {**facts, "hash": _hash(facts)}
+        return {**facts, "hash": lines.control.decided.hash_of(msgspec.convert(facts, Entry))}
 
     forge(home, chained, last)
     head = lines.control.head("phishing")

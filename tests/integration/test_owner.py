@@ -46,6 +46,7 @@ from journal.owner_client import AsyncOwnerClient, OwnerClient
 from journal.owner_server import OwnerServer
 from journal.privacy import KeyTable
 from journal.record import Cause, Draft, Kind, Record
+from journal.settlement import Release
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
 from journal.wire import AcceptedFate, Asked, AskedBefore, ConflictedFate, QuarantinedFate, RefusedFate, RepeatedFate
@@ -197,13 +198,13 @@ def test_a_release_lets_a_quarantined_event_in_once(client: OwnerClient, home: P
     )
     assert isinstance(held, QuarantinedFate)
     with pytest.raises(Violation, match="--advance"):
-        client.release(held.id, advance=False, why="a gap", principal="anna")
-    released = client.release(held.id, advance=True, why="a gap", principal="anna")
-    assert (released.event, released.stream, released.offset) == ("early", "departures", 3)
+        client.settle(Release(held.id, "a gap", "anna", False))
+    released = client.settle(Release(held.id, "a gap", "anna", True))
+    assert (released.id, released.stream, released.offset) == ("early", "departures", 3)
     with pytest.raises(Refused, match="already"):
-        client.release(held.id, advance=True, why="again", principal="anna")
+        client.settle(Release(held.id, "again", "anna", True))
     with pytest.raises(UnknownName, match="'q-0'"):
-        client.release("q-0", advance=True, why="?", principal="anna")
+        client.settle(Release("q-0", "?", "anna", True))
     decision, entered = stored(home)[2:]
     assert (decision.kind, decision.principal, entered.principal) == (Kind.DECISION, "anna", "anna")
 
@@ -694,12 +695,12 @@ def test_poison_beside_a_release_carries_nothing_out_twice(tmp_path: Path, poiso
             assert isinstance(held, wire.Fates)
             assert isinstance(held.fates[0], QuarantinedFate)
             plain = wire.Append([wire.Batch("", [Draft(kind=Kind.EXAMPLE, stream="s", id="plain", body=b"{}")])])
-            release = wire.Release(held.fates[0].id, True, "why", "anna")
+            release = wire.Settle(Release(held.fates[0].id, "why", "anna", True))
             _, before, released, failed, _, again = await answers_of(
                 tmp_path, [plain, take("b"), release, poison, plain, release]
             )
             assert before == wire.Fates([AcceptedFate(3)])
-            assert released == wire.Released("gap", "departures", 5)
+            assert released == wire.SettledAs("released", "gap", "departures", 5)
             assert isinstance(failed, wire.Failed)
             assert isinstance(again, wire.Failed)
             assert again.error == "Refused"
@@ -800,7 +801,7 @@ def test_a_failed_sync_in_a_release_stops_the_owner_too(tmp_path: Path) -> None:
             assert isinstance(held, wire.Fates)
             assert isinstance(held.fates[0], QuarantinedFate)
             journal.fail = lose_the_disk
-            (told,) = await answers_of(tmp_path, [wire.Release(held.fates[0].id, True, "why", "p")])
+            (told,) = await answers_of(tmp_path, [wire.Settle(Release(held.fates[0].id, "why", "p", True))])
             assert isinstance(told, wire.Failed)
             assert isinstance(wire.error_of(told), DurabilityLost)
             with pytest.raises(DurabilityLost):

@@ -62,12 +62,15 @@ class Recording:
     """Keeps the rows that it is offered; as a table and as an outbox."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, Row]] = []
+        self.offered: list[tuple[str, Row]] = []
         self.out: dict[str, list[Row]] = {}
 
     def put(self, view: str, row: Row) -> bool:
-        self.rows.append((view, row))
+        self.offered.append((view, row))
         return True
+
+    def rows(self, view: str) -> list[Row]:
+        return [row for named, row in self.offered if named == view]
 
     def flush(self) -> None:
         pass
@@ -216,7 +219,7 @@ def test_every_row_is_the_oracles_to_the_last_bit(records: list[Record]) -> None
     for n in range(1, len(records) + 1):
         for plan in PLANS:
             expected += [(plan.name, row) for row in Oracle(plan).rows(records[:n])]
-    assert repr(play(records)[0].rows) == repr(expected)
+    assert repr(play(records)[0].offered) == repr(expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -224,7 +227,7 @@ def test_every_row_is_the_oracles_to_the_last_bit(records: list[Record]) -> None
 def test_a_restart_anywhere_changes_no_row_and_no_digest(records: list[Record], cuts: frozenset[int]) -> None:
     whole, digest = play(records)
     cut, cut_digest = play(records, cuts)
-    assert (repr(cut.rows), repr(cut.out), cut_digest) == (repr(whole.rows), repr(whole.out), digest)
+    assert (repr(cut.offered), repr(cut.out), cut_digest) == (repr(whole.offered), repr(whole.out), digest)
 
 
 @settings(max_examples=60, deadline=None)
@@ -232,9 +235,9 @@ def test_a_restart_anywhere_changes_no_row_and_no_digest(records: list[Record], 
 def test_stamps_of_an_entity_never_fall_and_no_record_gives_it_two_rows(records: list[Record]) -> None:
     sink, _ = play(records)
     by_entity: dict[tuple[str, bytes], list[Row]] = {}
-    for view, row in sink.rows:
+    for view, row in sink.offered:
         by_entity.setdefault((view, row.key), []).append(row)
     for rows in by_entity.values():
         assert all(old.event <= new.event and old.known < new.known for old, new in pairwise(rows))
         assert all(row.event <= row.known for row in rows)
-    assert sink.out == {plan.name: [row for view, row in sink.rows if view == plan.name] for plan in PLANS}
+    assert sink.out == {plan.name: [row for view, row in sink.offered if view == plan.name] for plan in PLANS}

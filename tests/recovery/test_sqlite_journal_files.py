@@ -15,8 +15,9 @@ from journal.clock import DAY, SECOND
 from journal.errors import Corrupt, DurabilityLost, Misconfigured, NotWritable, OwnedElsewhere
 from journal.log import START, Repeat, Replayed
 from journal.record import Cause, Draft, Kind
+from journal.segment import segment_paths
 from journal.sqlite_log import SqliteJournal
-from journal.sqlite_reader import SqliteReader, segment_paths
+from journal.sqlite_reader import SqliteReader
 
 NOON = 1_357_041_600 * SECOND
 
@@ -108,7 +109,7 @@ def test_a_killed_owner_leaves_whole_groups(tmp_path: Path) -> None:
         assert (journal.end() + 1) % 5 == 0
         assert [r.id for r in journal.read(0, START, 10_000)] == [f"e{n}" for n in range(journal.end() + 1)]
         journal.close()
-        for path in tmp_path.glob("segment-*"):
+        for path in (*tmp_path.glob("segment-*"), tmp_path / "acked"):
             path.unlink()
 
 

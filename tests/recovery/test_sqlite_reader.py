@@ -9,9 +9,9 @@ import pytest
 from journal.clock import DAY, SECOND
 from journal.log import START
 from journal.record import Cause, Draft, Kind, Record
-from journal.segment import Segment
+from journal.segment import Segment, segment_paths
 from journal.sqlite_log import SqliteJournal
-from journal.sqlite_reader import SqliteReader, segment_paths
+from journal.sqlite_reader import SqliteReader
 
 NOON = 1_357_041_600 * SECOND
 

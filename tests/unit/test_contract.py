@@ -9,7 +9,7 @@ import pytest
 
 from journal.clock import DAY, HOUR
 from journal.contract import DEFAULT_MAX_BYTES, Contract, load_contracts
-from journal.decoder import decoder_of, explain, frame_schema_of, frame_violations
+from journal.decoder import MOST_REMEMBERED, QuickDecoder, decoder_of, explain, frame_schema_of, frame_violations
 from journal.errors import Misconfigured
 from journal.field import Field
 
@@ -114,6 +114,43 @@ def test_decoder_names_the_rule_and_the_field(departures: Contract, row: str, re
     with pytest.raises(msgspec.ValidationError) as caught:
         decoder.decode(row)
     assert explain(caught.value, personal=False) == reason
+
+
+@pytest.mark.parametrize(("row", "reason"), ROWS)
+def test_the_quick_decoder_says_the_same(departures: Contract, row: str, reason: str) -> None:
+    quick = QuickDecoder(departures.stream, departures.fields)
+    for _ in range(2):
+        if not reason:
+            whole = departures.decoder().decode(row)
+            assert list(quick.decode(row.encode()).items()) == list(msgspec.structs.asdict(whole).items())
+            continue
+        with pytest.raises(msgspec.ValidationError) as caught:
+            quick.decode(row.encode())
+        assert explain(caught.value, personal=False) == reason
+
+
+def test_the_first_fault_is_told_by_the_quick_decoder_too(departures: Contract) -> None:
+    quick = QuickDecoder(departures.stream, departures.fields)
+    with pytest.raises(msgspec.ValidationError, match="matching regex"):
+        quick.decode(b'{"tailnum":"n1234","flight":0}')
+
+
+def test_what_is_remembered_as_matching_is_bounded() -> None:
+    field = Field(name="word", type="string", limits={"pattern": "^[a-z]"})
+    quick = QuickDecoder("s", [field])
+    for number in range(MOST_REMEMBERED + 10):
+        quick.decode(b'{"word":"a%d"}' % number)
+    assert quick.decode(b'{"word":"b"}') == {"word": "b"}
+    with pytest.raises(msgspec.ValidationError, match="regex"):
+        quick.decode(b'{"word":"9"}')
+    assert [len(matched) for _, matched, _, _ in quick._patterns] == [MOST_REMEMBERED]
+
+
+def test_nothing_personal_and_nothing_long_is_remembered() -> None:
+    fields = [Field(name=name, type="string", limits={"pattern": "a"}, personal=name == "who") for name in ("who", "x")]
+    quick = QuickDecoder("s", fields)
+    assert quick.decode(b'{"who":"anna","x":"' + b"a" * 65 + b'"}')["who"] == "anna"
+    assert [matched for _, matched, _, _ in quick._patterns] == [set(), set()]
 
 
 def test_names_of_unknown_fields_are_not_repeated_where_fields_are_personal(departures: Contract) -> None:
@@ -239,8 +276,8 @@ def test_all_mistakes_of_all_files_come_at_once(tmp_path: Path) -> None:
     write(tmp_path, GOOD, "misnamed.yaml")
     found = mistakes(tmp_path)
     assert found == [
-        "b.odcs.yaml:7: stream 'departures' has another contract already",
-        "bad.odcs.yaml:30: custom property 'maxByte' is not one of dedupWindow, maxGap, lateness, maxBytes, subject",
+        "bad.odcs.yaml:30: custom property 'maxByte' is not one of "
+        "dedupWindow, maxGap, lateness, maxBytes, subject, mode",
         "bad.odcs.yaml:7: stream name 'bad stream' is not letters, digits, '_', '.' and '-'",
         "bad.odcs.yaml:4: version 'one' is not three numbers, such as 1.0.0",
         "bad.odcs.yaml:10: logicalType 'float' is not one of string, integer, number, boolean",
@@ -249,7 +286,8 @@ def test_all_mistakes_of_all_files_come_at_once(tmp_path: Path) -> None:
         "bad.odcs.yaml:11: field 'delay' is named twice",
         "bad.odcs.yaml:16: 'requird' is not a key of a property in the standard",
         "bad.odcs.yaml:18: option 'pattern' is not a regular expression: unterminated character set at position 0",
-        "bad.odcs.yaml:21: 'unique' is not enforced at intake; leave it out",
+        "bad.odcs.yaml:21: 'unique' is not enforced at intake; leave it out, "
+        "or write quality with metric duplicateValues",
         "bad.odcs.yaml:19: field name 'class' is not a plain identifier (letters, digits, underscores)",
         "bad.odcs.yaml:22: no value can meet these bounds: the lower one lies above the upper one",
         "bad.odcs.yaml:25: enum holds a value that is not a string; quote it",
@@ -258,6 +296,7 @@ def test_all_mistakes_of_all_files_come_at_once(tmp_path: Path) -> None:
         "bad.odcs.yaml:31: subject 'nobody' is not a field of the stream",
         "broken.odcs.yaml:2: not YAML: expected ',' or ']', but got ':'",
         "misnamed.yaml: not read as a contract; name it misnamed.odcs.yaml",
+        "b.odcs.yaml:7: stream 'departures' has another contract already",
     ]
 
 
@@ -282,8 +321,8 @@ def one_field(extra: str, custom: str = "") -> str:
         (HEAD + WINDOWS, "a contract has exactly one schema object"),
         (HEAD + "schema: [{name: s}]\n" + WINDOWS, ":6: the stream has no properties"),
         (
-            one_field("enum: [{value: x}], logicalTypeOptions: {minLength: 1}"),
-            "enum and logicalTypeOptions cannot both",
+            one_field("enum: [{value: x}, {value: '1'}], logicalTypeOptions: {pattern: '[a-z]'}"),
+            "enum value number 2 breaks the field's own logicalTypeOptions",
         ),
         (one_field("enum: [{value: x}, {value: x}]"), "enum names a value twice"),
         (one_field("logicalTypeOptions: {minLength: -1}"), "option 'minLength' is not a whole number from 0 up"),

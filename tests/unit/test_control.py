@@ -359,21 +359,27 @@ def test_the_newest_evidence_of_a_kind_counts(control: ControlLog, signer: Signe
 
 
 @pytest.mark.parametrize(
-    "tampering",
+    ("tampering", "error"),
     [
-        "UPDATE evidence SET facts = CAST('{\"auc\": 1.0}' AS BLOB)",
-        "UPDATE evidence SET kind = 'serving'",
-        "UPDATE evidence SET line = 'm' WHERE line = 'n'",
-        "UPDATE evidence SET signature = ''",
-        "UPDATE evidence SET pipeline = 'flights' WHERE pipeline = 'phishing'",
+        ("UPDATE evidence SET facts = json_object('auc', 1.0)", errors.Corrupt),
+        ("UPDATE evidence SET facts = facts || ' '", errors.Corrupt),
+        ("UPDATE evidence SET facts = CAST(facts AS BLOB)", errors.Corrupt),
+        ("UPDATE evidence SET facts = '{'", errors.Corrupt),
+        ("UPDATE evidence SET kind = 'serving'", errors.Corrupt),
+        ("UPDATE evidence SET line = 'm' WHERE line = 'n'", errors.Corrupt),
+        ("UPDATE evidence SET signature = ''", errors.Untrusted),
+        ("UPDATE evidence SET signature = upper(signature)", errors.Untrusted),
+        ("UPDATE evidence SET pipeline = 'flights', sequence = 9 WHERE pipeline = 'phishing'", errors.Corrupt),
     ],
 )
-def test_evidence_that_was_changed_is_untrusted(control: ControlLog, signer: Signer, tampering: str) -> None:
+def test_evidence_that_was_changed_is_not_believed(
+    control: ControlLog, signer: Signer, tampering: str, error: type[Exception]
+) -> None:
     control.put_evidence("flights", "m", "gate", {"auc": 0.7}, signer)
     control.put_evidence("flights", "n", "gate", {"auc": 0.9}, signer)
     control.put_evidence("phishing", "m", "gate", {"auc": 0.95}, signer)
     change(control, tampering)
-    with pytest.raises(errors.Untrusted):
+    with pytest.raises(error, match=r"evidence \d of 'flights'"):
         control.evidence_of("flights", "m", signer)
 
 

@@ -61,6 +61,9 @@ class Recording:
         self.held[view, row.key] = row
         return True
 
+    def rows(self, view: str) -> list[Row]:
+        return [self.held[named] for named in sorted(self.held) if named[0] == view]
+
     def flush(self) -> None:
         self.saves += 1
 

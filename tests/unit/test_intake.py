@@ -16,6 +16,7 @@ from journal.log import START, Replayed
 from journal.memory_log import MemoryJournal
 from journal.privacy import Erased, KeyTable, context_of
 from journal.record import Cause, Kind, Record
+from journal.settlement import Release
 from journal.sqlite_log import SqliteJournal
 
 NOON = parse_time("2013-01-01T12:00:00Z")
@@ -216,7 +217,7 @@ def test_quarantined_is_kept_whole_with_its_reason(intake: Intake, journal: Memo
     assert (record.kind, record.id, record.time) == (Kind.QUARANTINE, taken.id, None)
     kept = body.decode(record.body, body.Quarantined)
     assert kept.reason == taken.reason
-    assert intake._quarantined.kept(taken.id, record) == raw
+    assert intake._quarantined.kept(record) == raw
     assert quarantined(intake.take(raw)) == Quarantined(taken.id, taken.reason, None)
     assert journal.end() == 0
 
@@ -344,7 +345,7 @@ def test_erasure_reaches_quarantine(intake: Intake, keys: KeyTable) -> None:
     assert held.record.subject == keys.subject_of(MARK).id
     keys.erase(held.record.subject)
     with pytest.raises(errors.Refused, match="was erased"):
-        intake.release(held.id, held.record, advance=False, why="try")
+        intake.settle(Release(held.id, "try", "gate-7"))
 
 
 @pytest.mark.parametrize("data", [None, 7, "text", [1], {}, {"person": None}, {"person": 7}])
@@ -353,7 +354,7 @@ def test_a_violating_event_that_names_nobody_is_kept_too(intake: Intake, data: A
     held = quarantined(intake.take(raw))
     assert held.record is not None
     assert held.record.subject is None
-    assert intake._quarantined.kept(held.id, held.record) == raw
+    assert intake._quarantined.kept(held.record) == raw
 
 
 def test_nothing_personal_shows_anywhere(intake: Intake, journal: MemoryJournal, tmp_path: Path) -> None:
@@ -384,7 +385,7 @@ def test_errors_chain_to_nothing_personal(intake: Intake) -> None:
     held = quarantined(intake.take(visit(data={"plan": MARK})))
     assert held.record is not None
     with pytest.raises(errors.Violation) as caught:
-        intake.release(held.id, held.record, advance=False, why="try")
+        intake.settle(Release(held.id, "try", "gate-7"))
     assert "marker" not in repr(caught.value) + repr(caught.value.__cause__)
     assert caught.value.__suppress_context__
 
@@ -402,13 +403,13 @@ def test_a_release_is_a_decision_and_then_the_event(intake: Intake, relaxed: Int
     held = quarantined(intake.take(wire(FLIGHT | {"flight": 0})))
     assert held.record is not None
     with pytest.raises(errors.Violation):
-        intake.release(held.id, held.record, advance=True, why="still broken")
-    record = relaxed.release(held.id, held.record, advance=False, why="flight 0 exists")
+        intake.settle(Release(held.id, "still broken", "gate-7", advance=True))
+    record = relaxed.settle(Release(held.id, "flight 0 exists", "gate-7")).record
     *_, decision, event = journal.read(0, START, 9)
     assert event == record
     assert (record.kind, record.id, record.data["flight"]) == (Kind.SOURCE, "e1", 0)
     decided = body.decode(decision.body, body.Decision)
-    assert (decision.kind, decision.principal) == (Kind.DECISION, "operator")
+    assert (decision.kind, decision.principal) == (Kind.DECISION, "gate-7")
     assert (decided.sequence, decided.action, decided.subject, decided.why) == (
         0,
         "release",
@@ -422,10 +423,10 @@ def test_a_release_is_a_decision_and_then_the_event(intake: Intake, relaxed: Int
 def test_a_second_release_changes_nothing(intake: Intake, relaxed: Intake, journal: MemoryJournal) -> None:
     held = quarantined(intake.take(wire(FLIGHT | {"flight": 0})))
     assert held.record is not None
-    relaxed.release(held.id, held.record, advance=False, why="once")
+    relaxed.settle(Release(held.id, "once", "gate-7"))
     end = journal.end()
     with pytest.raises(errors.Refused, match="already"):
-        relaxed.release(held.id, held.record, advance=False, why="twice")
+        relaxed.settle(Release(held.id, "twice", "gate-7"))
     assert journal.end() == end
 
 
@@ -433,7 +434,7 @@ def test_releases_have_no_place_in_the_control_log(intake: Intake, relaxed: Inta
     for name in ("a", "b"):
         held = quarantined(intake.take(wire(FLIGHT | {"flight": 0}, id=name)))
         assert held.record is not None
-        relaxed.release(held.id, held.record, advance=False, why="both")
+        relaxed.settle(Release(held.id, "both", "gate-7"))
     decisions = journal.of_kind(Kind.DECISION, START, 9)
     assert [body.decode(record.body, body.Decision).sequence for record in decisions] == [0, 0]
 
@@ -445,7 +446,7 @@ def test_whoever_hands_an_event_in_is_named(intake: Intake, relaxed: Intake, jou
     intake.take(wire(FLIGHT | {"flight": 0}, id="d"))
     held = quarantined(intake.take(wire(FLIGHT | {"flight": 0}, id="e"), principal="ben"))
     assert held.record is not None
-    relaxed.release(held.id, held.record, advance=False, why="flight 0 exists", principal="carla")
+    relaxed.settle(Release(held.id, "flight 0 exists", "carla"))
     principals = [(record.kind, record.principal) for record in journal.read(0, START, 9)]
     assert principals == [
         (Kind.SOURCE, "gate-7"),
@@ -470,7 +471,7 @@ def test_an_id_that_a_corrected_event_took_is_not_released(
     assert held.record is not None
     accepted(intake.take(wire()))
     with pytest.raises(errors.ConflictingId, match="corrected event"):
-        relaxed.release(held.id, held.record, advance=False, why="too late")
+        relaxed.settle(Release(held.id, "too late", "gate-7"))
     assert journal.of_kind(Kind.DECISION, START, 9) == []
 
 
@@ -479,9 +480,9 @@ def test_only_advance_crosses_a_gap(intake: Intake, journal: MemoryJournal) -> N
     held = quarantined(intake.take(wire(id="e2", time=NOON + 30 * DAY)))
     assert held.record is not None
     with pytest.raises(errors.Violation, match=f"release {held.id} --advance"):
-        intake.release(held.id, held.record, advance=False, why="a real gap")
+        intake.settle(Release(held.id, "a real gap", "gate-7"))
     assert journal.clock == NOON
-    intake.release(held.id, held.record, advance=True, why="a real gap")
+    intake.settle(Release(held.id, "a real gap", "gate-7", advance=True))
     assert journal.clock == NOON + 30 * DAY
 
 
@@ -489,8 +490,8 @@ def test_only_advance_starts_a_journal_elsewhere(intake: Intake, journal: Memory
     held = quarantined(intake.take(wire(time=NOON + 30 * DAY)))
     assert held.record is not None
     with pytest.raises(errors.Violation, match="--advance"):
-        intake.release(held.id, held.record, advance=False, why="moved")
-    intake.release(held.id, held.record, advance=True, why="moved")
+        intake.settle(Release(held.id, "moved", "gate-7"))
+    intake.settle(Release(held.id, "moved", "gate-7", advance=True))
     assert journal.clock == NOON + 30 * DAY
 
 
@@ -499,7 +500,7 @@ def test_a_release_is_exempt_from_the_dedup_window(intake: Intake, journal: Memo
         accepted(intake.take(wire(id=f"day {days}", time=NOON + days * DAY)))
     held = quarantined(intake.take(wire(id="late", time=NOON)))
     assert held.record is not None
-    record = intake.release(held.id, held.record, advance=False, why="the file came late")
+    record = intake.settle(Release(held.id, "the file came late", "gate-7")).record
     assert (record.time, record.at > NOON + 3 * DAY) == (NOON, True)
     assert journal.clock == NOON + 3 * DAY
 
@@ -507,7 +508,7 @@ def test_a_release_is_exempt_from_the_dedup_window(intake: Intake, journal: Memo
 def test_a_released_visit_is_sealed(intake: Intake, keys: KeyTable) -> None:
     held = quarantined(intake.take(visit(time=NOON + 5 * DAY)))
     assert held.record is not None
-    record = intake.release(held.id, held.record, advance=True, why="start here")
+    record = intake.settle(Release(held.id, "start here", "gate-7", advance=True)).record
     assert record.subject == keys.subject_of(MARK).id
     assert MARK.encode() not in record.body
 
@@ -543,9 +544,9 @@ def test_on_disk_it_is_the_same(tmp_path: Path, keys: KeyTable) -> None:
         assert isinstance(door.take(b"{"), Refused)
         held = quarantined(door.take(wire(id="e2", time=NOON + 9 * DAY)))
     assert held.record is not None
-    door.release(held.id, held.record, advance=True, why="a real gap")
+    door.settle(Release(held.id, "a real gap", "gate-7", advance=True))
     with pytest.raises(errors.Refused):
-        door.release(held.id, held.record, advance=True, why="again")
+        door.settle(Release(held.id, "again", "gate-7", advance=True))
     kinds = [record.kind for record in disk.read(0, START, 99)]
     assert kinds == [Kind.SOURCE, Kind.QUARANTINE, Kind.DECISION, Kind.SOURCE]
     assert disk.tallies() == {"refused": 1, "refused.malformed": 1, "repeated": 1}

@@ -8,7 +8,8 @@ import pytest
 
 from journal import errors, wire
 from journal.record import Cause, Draft, Kind
-from journal.wire import Answer, Append, Ask, Batch, Release, Request, State, Take
+from journal.settlement import Release
+from journal.wire import Answer, Append, Ask, Batch, Request, Settle, State, Take
 
 DRAFT = Draft(
     kind=Kind.EXAMPLE,
@@ -30,7 +31,7 @@ REQUESTS: list[Request] = [
     Take([], ""),
     Ask(b"{}", b"{}", "me"),
     Append([Batch("join", [DRAFT]), Batch("", [])]),
-    Release("q-1", True, "why", "me"),
+    Settle(Release("q-1", "why", "me", True)),
     State(),
 ]
 ANSWERS: list[Answer] = [
@@ -46,7 +47,7 @@ ANSWERS: list[Answer] = [
     wire.Asked(1, 2),
     wire.AskedBefore(b"{}", 9),
     wire.Done(-1),
-    wire.Released("e", "s", 4),
+    wire.SettledAs("released", "e", "s", 4),
     wire.OwnerState("life", 4, 5, {"refused": 1}, 0),
     wire.Failed("Violation", "which", "fix"),
 ]

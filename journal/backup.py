@@ -1,0 +1,227 @@
+"""Backups: a prefix of the journal, and the control log that goes with it, taken while the owner writes on.
+
+A backup is a folder of plain files and a manifest with their hashes, written last: without it there is no backup. It
+never holds the key table unless that was asked for by name, so that destroying a key erases from every backup too. A
+restore begins a new life of the journal: state that belongs to the old one is rebuilt.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from journal.archive import Archive, kept_path, save_archive
+from journal.blobs import Blobs, copy_durably, digest_of, sync_folder, write_durably
+from journal.chain import Chain
+from journal.errors import Corrupt, Refused, UnknownName
+from journal.segment import Segment, segment_path
+from journal.sqlite import copy_database
+from journal.sqlite_reader import SqliteReader
+
+FORMAT = 1
+MANIFEST = "backup.json"
+_CONTROL, _KEYS, _KEPT = "control.sqlite", "subjects.sqlite", "kept.sqlite"
+
+Progress = Callable[[str, float], None]
+"""Told the file that is being copied, and the share of it that is done."""
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a backup: its name, bytes and SHA-256 (hex)."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup holds.
+
+    Attributes:
+        format: Of this manifest.
+        pipeline: Whose journal it is.
+        incarnation: The life of the journal that it is a prefix of.
+        begins: The first offset that it holds; what lies before is no longer provable.
+        end: Its last offset.
+        clock: The journal's clock there, in microseconds.
+        files: Everything beside the manifest.
+    """
+
+    format: int
+    pipeline: str
+    incarnation: str
+    begins: int
+    end: int
+    clock: int
+    files: tuple[Saved, ...]
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """What a restore came to: the details of its decision.
+
+    Attributes:
+        incarnation: The new life.
+        was: The life that the backup was taken of.
+        end: The last offset.
+        files: How many files were put in place.
+    """
+
+    incarnation: str
+    was: str
+    end: int
+    files: int
+
+
+def back_up(
+    folder: Path,
+    target: Path,
+    *,
+    control: Path | None = None,
+    keys: Path | None = None,
+    blobs: Blobs | None = None,
+    progress: Progress = lambda _, __: None,
+) -> BackupManifest:
+    """Copy a journal as it stands, every record checked, while its owner may write on.
+
+    Args:
+        folder: The journal's.
+        target: A folder that is empty or not there.
+        control: The control log's SQLite file. Copied after the journal, so that it knows every decision echoed there.
+        keys: The key table's, only when the backup shall be able to read what is sealed.
+        blobs: Where segments lie that have left the folder; by default where the folder's manifest says.
+        progress: Told how far it is.
+
+    Raises:
+        Refused: The target is not empty.
+        UnknownName: There is no journal.
+        Corrupt: A segment does not hold; nothing that can be restored was left behind.
+    """
+    require_empty(target, "back up into an empty folder")
+    with closing(SqliteReader(folder, blobs)) as reader:
+        if not reader.segments():
+            raise UnknownName(which=f"no journal in {folder}", fix="Name the home that holds it")
+        target.mkdir(parents=True, exist_ok=True)
+        files = [_save(segment, target, progress) for segment in reader.chain.in_order()]
+    for source, name in ((kept_path(folder), _KEPT), (control, _CONTROL), (keys, _KEYS)):
+        if source is not None and source.exists():
+            copy_database(source, target / name, lambda share, name=name: progress(name, share))  # type: ignore[misc]
+            files.append(target / name)
+    manifest = _describe(target, files)
+    write_durably(target / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    return manifest
+
+
+def _save(segment: Segment, target: Path, progress: Progress) -> Path:
+    path = segment_path(target, segment.first)
+    copy_database(segment.path, path, lambda share: progress(path.name, share))
+    with closing(Segment(path, readonly=True)) as copy:
+        for damage in copy.damage():
+            raise damage
+    return path
+
+
+def _describe(target: Path, files: list[Path]) -> BackupManifest:
+    with closing(SqliteReader(target)) as reader:
+        return BackupManifest(
+            format=FORMAT,
+            pipeline=str(reader.segments()[-1].meta("pipeline")),
+            incarnation=reader.incarnation,
+            begins=reader.segments()[0].first,
+            end=reader.end(),
+            clock=reader.clock,
+            files=tuple(Saved(name=f.name, size=f.stat().st_size, sha256=digest_of(f)) for f in files),
+        )
+
+
+def load_backup(source: Path) -> BackupManifest:
+    """A backup's manifest, once every file of it has the hash that it names.
+
+    Raises:
+        UnknownName: There is no whole backup.
+        Corrupt: A file is damaged or missing; all of them are named.
+    """
+    try:
+        manifest = msgspec.json.decode((source / MANIFEST).read_bytes(), type=BackupManifest)
+    except FileNotFoundError as error:
+        raise UnknownName(which=f"no backup in {source}", fix=f"Name a folder that holds {MANIFEST}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(which=f"{source / MANIFEST}", fix="Use another backup") from error
+    broken = [saved.name for saved in manifest.files if not _holds(source / saved.name, saved)]
+    if broken:
+        raise Corrupt(which=f"{source}: {', '.join(broken)}", fix="Use another backup")
+    return manifest
+
+
+def _holds(path: Path, saved: Saved) -> bool:
+    return path.is_file() and path.stat().st_size == saved.size and digest_of(path) == saved.sha256
+
+
+def restore(source: Path, folder: Path, *, control: Path | None = None, keys: Path | None = None) -> Restored:
+    """Put a backup in place as a new life of the journal.
+
+    Args:
+        source: The backup.
+        folder: The journal's; must be empty or not there.
+        control: Where the control log goes, if the backup holds one; must not be there, or be the backup's already.
+        keys: The same of the key table.
+
+    Raises:
+        Refused: Something is in the way.
+        UnknownName, Corrupt: About the backup; nothing was changed.
+    """
+    manifest = load_backup(source)
+    require_empty(folder, "restore into an empty home")
+    others = [(name, place) for name, place in ((_CONTROL, control), (_KEYS, keys)) if place is not None]
+    here = {saved.name: saved for saved in manifest.files}
+    for name, place in others:
+        if name in here and place.exists() and not _holds(place, here[name]):
+            raise Refused(which=f"{place} is there already", fix="Restore into an empty home")
+    staged = folder.with_name(f"{folder.name}.restoring")
+    life = _stage(source, staged, manifest)
+    for name, place in others:
+        if name in here and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy_durably(source / name, place)
+    _move(staged, folder)
+    return Restored(incarnation=life, was=manifest.incarnation, end=manifest.end, files=len(manifest.files))
+
+
+def _stage(source: Path, staged: Path, manifest: BackupManifest) -> str:
+    staged.mkdir(parents=True, exist_ok=True)
+    for left in staged.iterdir():
+        left.unlink()
+    names = [saved.name for saved in manifest.files if saved.name not in {_CONTROL, _KEYS}]
+    for name in names:
+        copy_durably(source / name, staged / name)
+    if manifest.begins:
+        save_archive(staged, Archive(begins=manifest.begins))
+    return begin_new_life(staged)
+
+
+def begin_new_life(folder: Path) -> str:
+    """Give the journal in a folder that nobody owns a new incarnation, and return it."""
+    life = os.urandom(8).hex()
+    with closing(Chain(folder, Segment)) as chain:
+        newest = chain.local[-1]
+        with newest.db:
+            newest.set_meta(incarnation=life)
+        newest.checkpoint(wholly=True)
+    return life
+
+
+def _move(staged: Path, folder: Path) -> None:
+    if folder.exists():
+        for left in folder.iterdir():
+            left.unlink()
+        folder.rmdir()
+    staged.rename(folder)
+    sync_folder(folder.parent)
+
+
+def require_empty(folder: Path, fix: str) -> None:
+    """Raise `Refused` when a folder holds anything but the lock of an owner that is gone."""
+    found = [] if not folder.exists() else sorted(path.name for path in folder.iterdir() if path.name != "owner.lock")
+    if found:
+        raise Refused(which=f"{folder} holds {found[0]}", fix=fix.capitalize())

@@ -1,0 +1,211 @@
+"""The command line's verbs for a journal's storage: tail, verify, backup, restore, repair, retain, archive."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from rivermill import console_output as out
+from rivermill.place import Place, json_option, pipeline_argument
+
+_SHOWN_AFTER = 1.0
+explain_option = click.option("--explain", is_flag=True, help="Print what this would do, and stop (the default).")
+apply_option = click.option("--apply", is_flag=True, help="Do it.")
+
+
+@click.group()
+def journal() -> None:
+    """Read the journal, check it, back it up and mend it, and work on its quarantine."""
+
+
+class Progress:
+    """One line on standard error that says how far something is, once it has taken a second."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._since, self._shown = what, time.monotonic(), -1
+
+    def __call__(self, done: float, of: float) -> None:
+        """Show a share when it has grown by a hundredth."""
+        share = int(100 * done / of) if of else 100
+        if share != self._shown and time.monotonic() - self._since > _SHOWN_AFTER:
+            self._shown = share
+            sys.stderr.write(f"\r{self._what} {share} %")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """End the line, if there is one."""
+        if self._shown >= 0:
+            sys.stderr.write("\n")
+
+
+@journal.command("tail")
+@pipeline_argument
+@click.option("-n", "count", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="How many records.")
+@click.option("--from", "start", type=click.IntRange(0, 2**62), help="Start at this offset instead of at the end.")
+@click.option("--kind", help="Only records of this kind.")
+@json_option
+@click.pass_obj
+def tail(place: Place, pipeline: str, count: int, start: int | None, kind: str | None, as_json: bool) -> None:
+    """Print records of PIPELINE's journal, the last ones first asked for."""
+    from rivermill.inspection import tail as records
+
+    out.show_records(records(place.home_of(pipeline), count, start, kind), as_json)
+
+
+@journal.command("verify")
+@pipeline_argument
+@json_option
+@click.pass_obj
+def verify(place: Place, pipeline: str, as_json: bool) -> None:
+    """Check every record of PIPELINE's journal, segments in blobs included; exit 7 and name the places if one fails."""
+    from journal.errors import Corrupt
+    from journal.verify import verify as check
+
+    progress = Progress("records checked:")
+    found = check(place.existing(pipeline).journal, progress=progress)
+    progress.close()
+    facts = {name: value for name, value in msgspec.to_builtins(found).items() if name not in {"damage", "fix"}}
+    if found.begins:
+        facts["no_longer_provable"] = f"records 0 to {found.begins - 1}, by retention"
+    if not found.damage:
+        out.show_mapping({**facts, "verdict": "every checksum holds"}, as_json)
+        return
+    if as_json:
+        out.show_json({**facts, "verdict": "damaged", "damage": found.damage, "fix": found.fix})
+    raise Corrupt(which=f"{len(found.damage)} place(s): {'; '.join(found.damage[:10])}", fix=found.fix)
+
+
+@journal.command("backup")
+@pipeline_argument
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--with-keys", is_flag=True, help="Also the key table: the backup can then read what is sealed.")
+@json_option
+@click.pass_obj
+def backup(place: Place, pipeline: str, target: Path, with_keys: bool, as_json: bool) -> None:
+    """Back PIPELINE's journal and control log up into the empty folder TARGET, also while it runs."""
+    from journal.backup import back_up
+
+    home = place.existing(pipeline)
+    progress = Progress("copied of this file:")
+    manifest = back_up(
+        home.journal,
+        target,
+        control=home.folder / "control.sqlite",
+        keys=home.keys / "subjects.sqlite" if with_keys else None,
+        progress=lambda _, share: progress(share, 1),
+    )
+    progress.close()
+    facts: dict[str, Any] = msgspec.to_builtins(manifest)
+    out.show_mapping({**facts, "files": len(facts["files"]), "target": str(target)}, as_json)
+
+
+@journal.command("restore")
+@pipeline_argument
+@click.argument("source", type=click.Path(path_type=Path))
+@json_option
+@click.pass_obj
+def restore(place: Place, pipeline: str, source: Path, as_json: bool) -> None:
+    """Put the backup in SOURCE in place as a new life of PIPELINE's journal; its home must be empty."""
+    from journal.backup import load_backup
+    from journal.backup import restore as put_back
+    from journal.errors import Refused
+
+    home = place.home_of(pipeline)
+    held = load_backup(source).pipeline
+    if held != home.pipeline:
+        raise Refused(which=f"{source} is a backup of {held!r}, not of {home.pipeline!r}", fix=f"Restore {held!r}")
+    keys = home.keys / "subjects.sqlite"
+    restored = put_back(source, home.journal, control=home.folder / "control.sqlite", keys=keys)
+    out.show_mapping(msgspec.to_builtins(restored), as_json)
+
+
+@journal.command("repair")
+@pipeline_argument
+@click.argument("source", type=click.Path(path_type=Path), required=False)
+@click.option("--accept-loss", is_flag=True, help="Instead: go on without acknowledged records that are gone.")
+@json_option
+@click.pass_obj
+def repair(place: Place, pipeline: str, source: Path | None, accept_loss: bool, as_json: bool) -> None:
+    """Put damaged segments of PIPELINE's journal back from the backup in SOURCE; stop the service first."""
+    from journal import repair as mending
+
+    folder = place.existing(pipeline).journal
+    if (source is None) != accept_loss:
+        message = "Name either a backup or --accept-loss."
+        raise click.UsageError(message)
+    if source is None:
+        out.show_mapping({"incarnation": mending.accept_loss(folder)}, as_json)
+        return
+    out.show_table([msgspec.to_builtins(done) for done in mending.repair(folder, source)], as_json)
+
+
+@journal.command("retain")
+@pipeline_argument
+@explain_option
+@apply_option
+@json_option
+@click.pass_obj
+def retain(place: Place, pipeline: str, explain: bool, apply: bool, as_json: bool) -> None:
+    """Let go of PIPELINE's old segments: below every fold, and only as long ago as its contracts allow."""
+    from journal.retention import apply_retention, longest, plan_retention
+    from rivermill.pipeline import load_intake
+
+    if explain and apply:
+        message = "Either --explain or --apply."
+        raise click.UsageError(message)
+    home, rules = place.existing(pipeline), load_intake(place.folder(pipeline))
+    plan = plan_retention(
+        home.journal,
+        readers=fold_positions(home.fold("x").parent),
+        keeps=longest(contract.retention for contract in rules.contracts.values()),
+        remembers=rules.dedup_window,
+    )
+    if apply:
+        apply_retention(home.journal, plan)
+    _show(plan.explain(), {**msgspec.to_builtins(plan), "applied": apply}, as_json)
+
+
+@journal.command("archive")
+@pipeline_argument
+@json_option
+@click.pass_obj
+def archive(place: Place, pipeline: str, as_json: bool) -> None:
+    """Move PIPELINE's sealed segments into blobs, except those whose ids are still looked up."""
+    from contextlib import closing
+
+    from journal.archive import seal_to_blobs
+    from journal.blobs import DirectoryBlobs
+    from journal.sqlite_reader import SqliteReader
+    from rivermill.pipeline import load_intake
+
+    home, window = place.existing(pipeline), load_intake(place.folder(pipeline)).dedup_window
+    with closing(SqliteReader(home.journal)) as reader:
+        before = reader.clock - window
+    moved = seal_to_blobs(home.journal, DirectoryBlobs(home.blobs), before=before)
+    out.show_table([msgspec.to_builtins(segment) for segment in moved], as_json)
+
+
+def fold_positions(folder: Path) -> dict[str, int]:
+    """The offset that each fold of a home has committed, by the fold's name."""
+    from contextlib import closing
+
+    from journal.checkpoint import FoldFile
+    from journal.log import START
+
+    positions = {}
+    for path in sorted(folder.glob("*.sqlite")):
+        with closing(FoldFile(path, readonly=True)) as file:
+            position = file.position(path.stem)
+        positions[path.stem] = START if position is None else position.offset
+    return positions
+
+
+def _show(lines: list[str], facts: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        out.show_json(facts)
+    else:
+        out.show_text("".join(f"{line}\n" for line in lines), False)

@@ -1,0 +1,71 @@
+"""Decisions about folds: to skip a record that a fold cannot take, and to let a rebuilt fold take over."""
+
+import contextlib
+from contextlib import closing
+from typing import Any
+
+from journal.control import ControlLog, Entry, echo_of
+from journal.errors import LostRace, OwnerDown, Refused
+from journal.ledger import Signs
+from journal.owner_client import OwnerClient
+from journal.poison import SKIP, skip_plan
+from journal.rebuild import CUTOVER, Succession
+from journal.sqlite_reader import SqliteReader
+from rivermill.settings import Home
+from rivermill.wiring import control_of, signer_of
+from rivermill.worker_process import attempts_of
+
+_TRIES = 20
+"""Compare-and-swaps that a decision may lose: whoever wins one has decided something, so this ends by itself."""
+
+
+def skip_record(home: Home, fold: str, offset: int, *, why: str, principal: str) -> Entry:
+    """Decide that a fold passes over the record that it stays before, and echo that. Again is the same decision.
+
+    Args:
+        home: The pipeline's.
+        fold: Which fold.
+        offset: The record's.
+        why: The reason.
+        principal: Who decides.
+
+    Raises:
+        Refused: The fold does not stay before this record, or no reason was given.
+    """
+    if not why.strip():
+        raise Refused(which="no reason to skip was given", fix="Say why")
+    key = f"{SKIP}-{fold}-{offset}"
+    known = [entry for entry in control_of(home).entries(home.pipeline) if entry.key == key]
+    details = known[0].details if known else skip_plan(attempts_of(home), fold, offset)
+    return _decided(home, action=SKIP, subject=fold, details=details, key=key, why=why, principal=principal)
+
+
+def cut_over(home: Home, succession: Succession, *, why: str, principal: str) -> Entry:
+    """Decide that a rebuilt fold takes the place of the file that is read, and echo that.
+
+    Raises:
+        Refused: There is no successor, or it is still behind the file that is read.
+    """
+    details, fold = succession.plan(), succession.fold
+    key = f"{CUTOVER}-{fold}-{details['identity']}"
+    return _decided(home, action=CUTOVER, subject=fold, details=details, key=key, why=why, principal=principal)
+
+
+def _decided(home: Home, **decision: Any) -> Entry:
+    with closing(SqliteReader(home.journal)) as journal, closing(OwnerClient(home.socket)) as owner:
+        entry = _appended(control_of(home), home.pipeline, at=journal.clock, signer=signer_of(home), **decision)
+        with contextlib.suppress(OwnerDown):
+            owner.append([("", [echo_of(entry)])])
+        return entry
+
+
+def _appended(control: ControlLog, pipeline: str, *, at: int, signer: Signs, **decision: Any) -> Entry:
+    lost: LostRace | None = None
+    for _ in range(_TRIES):
+        head = control.head(pipeline)
+        try:
+            return control.append(pipeline, expected=head.sequence if head else 0, at=at, signer=signer, **decision)
+        except LostRace as error:
+            lost = error
+    assert lost is not None, "a try either returns or loses"
+    raise lost

@@ -1,0 +1,288 @@
+"""R1, R2: the owner and the worker of a live pipeline, and a lock-step run, killed again and again over real events.
+
+The short form kills a few times over a few thousand events. ``RIVERMILL_KILLS`` and ``RIVERMILL_EVENTS`` say how often
+and over how many; the counts are printed.
+"""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from journal.body import Example, decode
+from journal.digest import digest_journal, digest_parts
+from journal.errors import Busy, OwnerDown
+from journal.log import START
+from journal.owner_client import OwnerClient
+from journal.record import Kind, Record
+from journal.sqlite_reader import SqliteReader
+from journal.wire import AcceptedFate, RepeatedFate
+from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.settings import Home, configs_folder
+from rivermill.wiring import Run, open_run
+from tests.crash.history import Counts, History, Step, check, reconcile
+from tests.crash.zygote import Zygote
+
+pytestmark = pytest.mark.slow
+KILLS = int(os.environ.get("RIVERMILL_KILLS", "8"))
+EVENTS = int(os.environ.get("RIVERMILL_EVENTS", "6000"))
+SEED = int(os.environ.get("RIVERMILL_SEED", "1"))
+PRODUCERS = 3
+EVENTS_PER_REQUEST = 50
+PLAYED = 260
+PATIENCE = 120.0
+
+
+class Named(msgspec.Struct):
+    """What names an event."""
+
+    id: str
+    source: str
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    names = ("flights", "phishing")
+    log = tmp_path_factory.mktemp("zygote") / "log"
+    zygote = Zygote(*(configs_folder() / name for name in names), log=log)
+    yield zygote
+    zygote.close()
+
+
+class Live:
+    """An owner and a worker over one home, killed and started again while producers wait for them."""
+
+    def __init__(self, zygote: Zygote, home: Home, folder: Path) -> None:
+        self.zygote, self.home, self.folder = zygote, home, folder
+        self.up, self.acks = threading.Event(), threading.Semaphore(0)
+        self.kills: Counter[str] = Counter()
+        self.pids: dict[str, int] = {}
+        self.start("owner")
+        self.start("worker")
+
+    def start(self, role: str) -> None:
+        self.pids[role] = self.zygote.start(role, self.home.root, self.folder)
+        if role == "owner":
+            self._until_it_answers()
+            self.up.set()
+
+    def _until_it_answers(self) -> None:
+        client, pid = OwnerClient(self.home.socket), self.pids["owner"]
+        while True:
+            assert _lives(pid), self.zygote.log.read_text()[-2_000:]
+            try:
+                client.state()
+            except OwnerDown:
+                continue
+            client.close()
+            return
+
+    def kill(self, role: str) -> None:
+        if role == "owner":
+            self.up.clear()
+        self.zygote.kill(self.pids[role])
+        self.kills[role] += 1
+        self.start(role)
+
+    def stop(self) -> None:
+        """The worker first, since it waits for the owner. One that has only just begun does not know SIGTERM yet."""
+        for role, ends in (("worker", (0, -signal.SIGTERM)), ("owner", (0,))):
+            os.kill(self.pids[role], signal.SIGTERM)
+            assert self.zygote.wait(self.pids[role]) in ends, self.zygote.log.read_text()[-2_000:]
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+class Producer(threading.Thread):
+    """Sends its share of the events in order, each again until it is acknowledged."""
+
+    def __init__(self, live: Live, name: str, requests: Iterator[list[bytes]], turn: threading.Lock) -> None:
+        super().__init__(name=name, daemon=True)
+        self.live, self.requests, self.turn = live, requests, turn
+        self.client = OwnerClient(live.home.socket)
+        self.history = History(name)
+        self.offered = 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while request := self._next():
+                while not self._send(request):
+                    assert self.live.up.wait(PATIENCE)
+        except BaseException as error:
+            self.failure = error
+            raise
+        finally:
+            self.client.close()
+            self.live.acks.release(1_000_000)
+
+    def _next(self) -> list[bytes]:
+        with self.turn:
+            return next(self.requests, [])
+
+    def _send(self, request: list[bytes]) -> bool:
+        named = [msgspec.json.decode(raw, type=Named) for raw in request]
+        events = [(event.source, event.id) for event in named]
+        self.history.note(events, Step.INVOKE)
+        try:
+            fates = self.client.take(request, self.name)
+        except OwnerDown:
+            self.history.note(events, Step.UNKNOWN)
+            return False
+        except Busy:
+            self.history.note(events, Step.FAIL)
+            return False
+        for event, fate in zip(events, fates, strict=True):
+            assert isinstance(fate, AcceptedFate | RepeatedFate), fate
+            self.history.acked(event, fate.offset)
+        self.offered += len(request)
+        self.live.acks.release()
+        return True
+
+
+def all_records(home: Home) -> list[Record]:
+    reader = SqliteReader(home.journal)
+    records, after = [], START
+    while page := reader.read(0, after, 5_000):
+        records += page
+        after = page[-1].offset
+    reader.close()
+    return records
+
+
+def digest(run: Run) -> str:
+    folds = {runner.fold.name: runner.fold.digest() for runner in run.lockstep.runners}
+    return digest_parts({"journal": digest_journal(run.journal)[0], **folds})
+
+
+def replayed(home: Home, pipeline: Pipeline, elsewhere: Path) -> str:
+    """The digest of an uninterrupted replay of the journal that a home holds."""
+    copy = Home(elsewhere, home.pipeline)
+    shutil.copytree(home.folder, copy.folder, ignore=shutil.ignore_patterns("folds", "history", "*.sock"))
+    end = len(all_records(home))
+    run = open_run(pipeline, copy)
+    try:
+        assert run.journal.end() + 1 == end, "a replay derived what the journal does not hold"
+        return digest(run)
+    finally:
+        run.close()
+
+
+def check_learned(run: Run, records: list[Record]) -> int:
+    """Every label was learned exactly once, and every prediction ended in one place."""
+    examples = [record for record in records if record.kind is Kind.EXAMPLE]
+    joined = [decode(record.body, Example).prediction for record in examples]
+    assert len({record.id for record in examples}) == len(set(joined)) == len(examples)
+    predictions = sum(record.kind is Kind.PREDICTION for record in records)
+    expired = sum(record.kind is Kind.EXPIRED for record in records)
+    join, learner = run.folds.join.counts(), run.folds.learner.counts()
+    assert learner["examples"] == len(examples)
+    assert join["pending"] == learner["pending"] == predictions - expired - len(examples)
+    assert join["expired"] == expired
+    return len(examples)
+
+
+def requests_of(events: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while request := list(islice(events, EVENTS_PER_REQUEST)):
+        yield request
+
+
+def drive(live: Live, events: Iterator[bytes]) -> list[Producer]:
+    """Let producers send everything while owner and worker are killed at random moments."""
+    requests, turn, chance = requests_of(events), threading.Lock(), random.Random(SEED)
+    producers = [Producer(live, f"producer-{n}", requests, turn) for n in range(PRODUCERS)]
+    for producer in producers:
+        producer.start()
+    between = max(1, EVENTS // EVENTS_PER_REQUEST // KILLS)
+    for _ in range(KILLS):
+        for _ in range(chance.randint(1, 2 * between - 1)):
+            assert live.acks.acquire(timeout=PATIENCE)
+        live.kill(chance.choice(["owner", "worker"]))
+    for producer in producers:
+        producer.join(PATIENCE)
+        assert producer.failure is None
+        assert not producer.is_alive()
+    return producers
+
+
+@pytest.fixture
+def say(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print, though pytest captures."""
+
+    def said(text: str) -> None:
+        with capfd.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return said
+
+
+def test_r01_r02_owner_and_worker_killed_over_real_events(
+    zygote: Zygote, tmp_path: Path, say: Callable[[str], None]
+) -> None:
+    folder = configs_folder() / "flights"
+    pipeline, home = load_pipeline(folder), Home(tmp_path / "home", "flights")
+    assert pipeline.recorded is not None
+    open_run(pipeline, home).close()
+    live = Live(zygote, home, folder)
+    producers = drive(live, islice(pipeline.recorded(), EVENTS))
+    live.stop()
+    run = open_run(pipeline, home)
+    records, tallies = all_records(home), run.journal.tallies()
+    counts = check([producer.history for producer in producers], records)
+    examples = check_learned(run, records)
+    found = digest(run)
+    run.close()
+    assert replayed(home, pipeline, tmp_path / "replayed") == found
+    say(report(live, counts, examples))
+    assert examples, "too few events: nothing was learned, so nothing was shown of the learner"
+    assert counts.is_clean
+    assert counts.acked == counts.present == EVENTS
+    ends = reconcile(counts.present + tallies.get("repeated", 0), records, tallies)
+    assert (ends["accepted"], ends["missing"]) == (EVENTS, 0)
+
+
+def report(live: Live, counts: Counts, examples: int) -> str:
+    return (
+        f"kills {live.kills.total()} (owner {live.kills['owner']}, worker {live.kills['worker']})  "
+        f"acked {counts.acked}  present {counts.present}  unknown {counts.unknown}  lost {counts.lost}  "
+        f"doubled {counts.doubled}  learned {examples}, each once  digest equal to that of a replay"
+    )
+
+
+def test_r02_lock_step_killed_at_any_call_gives_the_same_digest(
+    zygote: Zygote, tmp_path: Path, say: Callable[[str], None]
+) -> None:
+    """The points of death are counted in calls: between learn, checkpoint, position and rename too."""
+    folder = configs_folder() / "phishing"
+    pipeline, chance = load_pipeline(folder), random.Random(SEED)
+    whole = tmp_path / "whole"
+    assert zygote.wait(zygote.start("play", whole, folder, PLAYED, 0)) == 0, zygote.log.read_text()[-2_000:]
+    calls = int((whole / "calls").read_text())
+    lives = Counter[int]()
+    for _ in range(KILLS):
+        pid = zygote.start("play", tmp_path / "killed", folder, PLAYED, chance.randint(1, calls))
+        lives[zygote.wait(pid)] += 1
+        if lives.pop(0, 0):
+            assert (tmp_path / "killed" / "digest").read_text() == (whole / "digest").read_text()
+            shutil.rmtree(tmp_path / "killed")
+    assert set(lives) == {-signal.SIGKILL}, zygote.log.read_text()[-2_000:]
+    assert zygote.wait(zygote.start("play", tmp_path / "killed", folder, PLAYED, 0)) == 0
+    digests = []
+    for root in (whole, tmp_path / "killed"):
+        run = open_run(pipeline, Home(root, "phishing"))
+        digests.append(digest(run))
+        check_learned(run, all_records(run.home))
+        run.close()
+    say(f"kills {lives[-signal.SIGKILL]} of a lock-step run, at any of {calls} calls; digests equal")
+    assert digests[0] == digests[1]
