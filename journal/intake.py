@@ -31,7 +31,7 @@ from journal.held import find_held
 from journal.log import Journal, Outcome, Repeat, Replayed
 from journal.privacy import KeyTable
 from journal.quality import stopped, stopped_streams
-from journal.quarantine import QUARANTINE_LIST, Quarantine, decision_on, require_decided, require_entered
+from journal.quarantine import Quarantine, decision_on, require_decided, require_entered
 from journal.record import Cause, Draft, Record
 from journal.settlement import ENDS, Discard, Fix, Order, Release, Settled, State, action_of, changed, corrected
 from journal.stamp import is_behind
@@ -267,15 +267,6 @@ class Intake:
         except Violation as error:
             raise Violation(which=error.which, fix=error.fix.format(id=order.quarantine_id)) from None
         return stream.draft(envelope, envelope.time, fields, order.principal, None), stream
-
-    def release(
-        self, quarantine_id: str, record: Record, *, advance: bool, why: str, principal: str | None = None
-    ) -> Record:
-        """Let a quarantined event in as it came; see `settle`."""
-        if record.id != quarantine_id:
-            raise UnknownName(which=f"quarantined event {quarantine_id!r}", fix=QUARANTINE_LIST)
-        principal = self._principal if principal is None else principal
-        return self.settle(Release(quarantine_id, why, principal, advance)).record
 
 
 def _too_large(raw: bytes, limit: int) -> Refused:

@@ -18,9 +18,11 @@ from rivermill.access import KeyRing
 from rivermill.api_guard import BadRequest, GuardedRoute, authorize, caller_of
 from rivermill.api_hot import HOT, Hot, PipelineService, service_of
 from rivermill.api_routes import add_jobs, add_operations, add_registry
+from rivermill.auditing import Auditing
 from rivermill.desk import Desk, JobDesk
 from rivermill.http_metrics import HttpMetrics
 from rivermill.problem import SAFE_HEADERS, on_defect, on_error, on_http_error, problem_of
+from rivermill.wall import wall_now
 
 _HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 _SAFE = [(name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
@@ -50,6 +52,7 @@ def make_app(
     )
     app.router.route_class = GuardedRoute
     app.state.keyring = keyring
+    app.state.auditing = Auditing(keyring.admin_path.parent.parent, wall_now)
     app.add_exception_handler(RivermillError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -30,7 +31,7 @@ DEFAULT_SOURCE = "http"
 _JSON = "application/json"
 _ACCEPTED, _OK, _CONFLICT, _UNPROCESSABLE, _BAD, _TOO_LARGE = 202, 200, 409, 422, 400, 413
 _NO_OUTCOME = "no_outcome"
-_STATUS_OF_REFUSED = {"too_large": _TOO_LARGE, _NO_OUTCOME: _UNPROCESSABLE}
+_STATUS_OF_REFUSED = {"too_large": _TOO_LARGE, _NO_OUTCOME: _UNPROCESSABLE, "discarded": _UNPROCESSABLE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class PipelineService:
         owner: Its journal's owner.
         question: Reads questions by their contract.
         label: The contract of the outcomes.
+        attempts: What the worker leaves about a record that it stays before; see `journal.poison`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class PipelineService:
     owner: AsyncOwnerClient
     question: Stream
     label: Contract
+    attempts: Path | None = None
 
 
 class _AskOne(msgspec.Struct):

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from journal.errors import RivermillError, UnknownName
+from journal.poison import stopped_at
 from rivermill import api_document
 from rivermill.access import Principal
 from rivermill.api_guard import PERMISSIONS, Caller
@@ -86,6 +87,8 @@ def add_operations(app: FastAPI, services: dict[str, PipelineService], metrics: 
 async def _trouble(service: PipelineService) -> str:
     if service.live.trouble:
         return service.live.trouble
+    if service.attempts is not None and (suspect := stopped_at(service.attempts)) is not None:
+        return f"fold {suspect.fold!r} stays before record {suspect.offset}: {suspect.error or 'its process died'}"
     try:
         await service.owner.state(_OWNER_SECONDS)
     except RivermillError as error:

@@ -45,7 +45,7 @@ class Auditing:
 
         Args:
             root: The home.
-            now: The wall clock, in microseconds; `rivermill.desk.wall_now` is one.
+            now: The wall clock, in microseconds; `rivermill.wall.wall_now` is one.
             denials: Which denied requests are worth a row.
         """
         self._root, self._now = root, now

@@ -15,7 +15,7 @@ from journal.blobs import write_durably
 from journal.body import Decision, decode
 from journal.clock import DAY
 from journal.digest import digest_journal, digest_parts
-from journal.errors import Refused, RegistryDown, UnknownName
+from journal.errors import Refused, RegistryDown
 from journal.log import START
 from journal.owner import OwnerLock
 from journal.record import Kind
@@ -70,23 +70,6 @@ def run_file(folder: Path, home: Home, file: Path, *, quiet: bool) -> Figures:
     with _running(open_run(load_pipeline(folder), home)) as run:
         given = InputFile(file, run.journal)
         return _play(run, given.events(), given.sink, quiet=quiet, seal=given.seal)
-
-
-def release(folder: Path, home: Home, quarantine_id: str, *, advance: bool, why: str) -> Figures:
-    """Let one quarantined event in, through every fold.
-
-    Raises:
-        UnknownName: Nothing of that id is in quarantine.
-    """
-    with _running(open_run(load_pipeline(folder), home)) as run:
-        waiting = {record.id: record for record in run.journal.of_kind(Kind.QUARANTINE, START, 1_000_000)}
-        if quarantine_id not in waiting:
-            raise UnknownName(
-                which=f"quarantined event {quarantine_id!r}", fix="`rivermill journal quarantine list` shows the ids"
-            )
-        record = run.intake.release(quarantine_id, waiting[quarantine_id], advance=advance, why=why)
-        run.lockstep.catch_up()
-        return {"released": quarantine_id, "event": record.id, "stream": record.stream, "offset": record.offset}
 
 
 @contextmanager

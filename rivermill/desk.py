@@ -5,7 +5,6 @@ and is echoed when the owner is back.
 """
 
 import contextlib
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,14 +25,10 @@ from rivermill.lines import Lines
 from rivermill.pipeline import Pipeline
 from rivermill.registry_wiring import jobs_of, live_lines
 from rivermill.settings import Home
+from rivermill.wall import wall_now
 from training.jobs import Job, JobTable
 
 Facts = dict[str, Any]
-
-
-def wall_now() -> int:
-    """The wall clock in microseconds: for jobs and leases alone, never for the journal."""
-    return time.time_ns() // 1_000
 
 
 class Desk:

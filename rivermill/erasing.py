@@ -17,9 +17,9 @@ from journal.record import Draft
 from journal.sqlite_reader import SqliteReader
 from journal.trail import Trail, trail_of
 from rivermill.auditing import Auditing
-from rivermill.desk import wall_now
 from rivermill.pipeline import load_intake
 from rivermill.settings import Home
+from rivermill.wall import wall_now
 from rivermill.wiring import control_of, signer_of
 
 

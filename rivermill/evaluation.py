@@ -81,7 +81,7 @@ class Evaluation:
             new_predictor: Makes an empty predictor that checks signatures.
             online_rows: The online line's (prediction, at, score, served, outcome), in the order of its examples.
         """
-        self._pipeline, self._journal, self._blobs = pipeline, journal, blobs
+        self._pipeline, self.journal, self._blobs = pipeline, journal, blobs
         self._new_predictor, self._online_rows = new_predictor, online_rows
 
     def evidence(self, line: str, champion: str, policy: Policy) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Evaluation:
 
     def versions(self) -> dict[str, tuple[int, Version]]:
         """Every batch version by name, oldest first, with its record's offset."""
-        records = self._journal.of_kind(Kind.VERSION, START, 1_000_000)
+        records = self.journal.of_kind(Kind.VERSION, START, 1_000_000)
         bodies = [(record.offset, decode(record.body, Version)) for record in records]
         return {version.line: (offset, version) for offset, version in bodies}
 
@@ -124,12 +124,12 @@ class Evaluation:
         probe = msgspec.msgpack.decode(self._blobs.get(version.evidence["probe"]), type=Probe)
         predictor = self._new_predictor()
         predictor.follow(version)
-        predictions = predictions_at(self._journal, np.array(probe.predictions, dtype=np.int64))
-        return measure(predictor, columns_of(self._journal), predictions, probe.scores)
+        predictions = predictions_at(self.journal, np.array(probe.predictions, dtype=np.int64))
+        return measure(predictor, columns_of(self.journal), predictions, probe.scores)
 
     def snapshots(self) -> Sequence[Record]:
         """Every snapshot's record, in order."""
-        return self._journal.of_kind(Kind.SNAPSHOT, START, 1_000_000)
+        return self.journal.of_kind(Kind.SNAPSHOT, START, 1_000_000)
 
     def _online_lines(self) -> Sequence[str]:
         return [line.settings.line for line in self._pipeline.lines]
@@ -181,8 +181,8 @@ class Evaluation:
     def _model_answers(self, line: str, predictions: NDArray[np.int64]) -> NDArray[np.float64]:
         predictor = self._new_predictor()
         predictor.follow(self.version(line)[1])
-        bodies = predictions_at(self._journal, predictions)
-        columns = columns_of(self._journal)
+        bodies = predictions_at(self.journal, predictions)
+        columns = columns_of(self.journal)
         return np.array([predictor.predict_one(columns, body.values) for body in bodies], dtype=np.float64)
 
 

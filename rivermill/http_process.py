@@ -103,6 +103,7 @@ def _open(root: Path, pipeline: Pipeline) -> _Post:
         owner=owner,
         question=Stream(contracts[pipeline.question.stream].current, keys),
         label=contracts[pipeline.label.stream],
+        attempts=home.attempts,
     )
     return _Post(pipeline, home, service)
 

@@ -10,7 +10,6 @@ import msgspec
 from features import dataset
 from features.rows import KeyValue, encode_key
 from features.views import ViewPlan
-from journal.body import Decision, decode
 from journal.clock import format_span, format_time
 from journal.erasure import erased_within
 from journal.errors import CallerError, UnknownName
@@ -139,29 +138,6 @@ def _chosen(journal: SqliteReader, count: int, start: int | None, kind: str | No
     if start is not None:
         return journal.of_kind(wanted, start - 1, count)
     return journal.last_of_kind(wanted, count)
-
-
-def verify_journal(home: Home) -> Facts:
-    """Check every record and page; raises the first `Corrupt` found, with the number of all."""
-    with reading(home) as journal:
-        damage = [error for segment in journal.segments() for error in segment.damage()]
-        if damage:
-            raise type(damage[0])(
-                which=f"{len(damage)} place(s): {'; '.join(error.which for error in damage[:10])}", fix=damage[0].fix
-            )
-        return {"segments": len(journal.segments()), "records": journal.end() + 1, "verdict": "every checksum holds"}
-
-
-def list_quarantine(home: Home) -> list[Facts]:
-    """What waits, oldest first; released events are gone from here and stand in the journal."""
-    with reading(home) as journal:
-        decisions = [decode(r.body, Decision) for r in journal.of_kind(Kind.DECISION, START, 1_000_000)]
-        released = {decision.subject for decision in decisions if decision.action == "release"}
-        return [
-            {"id": record.id, "stream": record.stream, "at": format_time(record.at), "reason": record.data["reason"]}
-            for record in journal.of_kind(Kind.QUARANTINE, START, 1_000_000)
-            if record.id not in released
-        ]
 
 
 def _facts(record: Record) -> Facts:

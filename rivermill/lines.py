@@ -14,7 +14,9 @@ from journal.body import Snapshot, Version, decode
 from journal.clock import format_time
 from journal.control import ControlLog, Entry, echo_of
 from journal.errors import ConflictingId, LostRace, Refused, UnknownName
+from journal.quality import require_running
 from journal.record import Draft
+from journal.stage_rule import DATASET, FEATURES, JOIN
 from registry import promotion
 from registry.evidence import with_live
 from registry.gate import report
@@ -122,6 +124,7 @@ class Lines:
         known = self._decided(key, "promote", line)
         if known is not None:
             return known
+        require_running(self.evaluation.journal, FEATURES, JOIN, DATASET)
         plan = self.plan_promotion(line)
         self._keep_judgement(plan)
         return self._apply(plan, why, principal, key, expected, facts)

@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from journal.errors import NoKey, RivermillError
+from journal.errors import NoKey, NotAllowed, RivermillError
+from rivermill.auditing import asker_of
 
 MEDIA_TYPE = "application/problem+json"
 _TOO_MANY, _UNAVAILABLE, _UNAUTHORIZED, _DEFECT = 429, 503, 401, 500
@@ -36,7 +37,20 @@ def problem_of(error: RivermillError, instance: str) -> Response:
 async def on_error(request: Request, error: Exception) -> Response:
     """The handler of our own errors."""
     assert isinstance(error, RivermillError), "registered for these alone"
+    if isinstance(error, NoKey | NotAllowed):
+        await _write_down(request, error)
     return problem_of(error, request.url.path)
+
+
+async def _write_down(request: Request, error: RivermillError) -> None:
+    """Whoever is denied leaves a row in the audit."""
+    headers, state = request.headers, request.app.state
+    await state.auditing.denied(
+        request.path_params.get("pipeline"),
+        asker=asker_of(state.keyring, headers.get("authorization"), headers.get("x-api-key")),
+        route=request.url.path,
+        error=error,
+    )
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:

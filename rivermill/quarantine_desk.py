@@ -21,9 +21,9 @@ from journal.quarantine import Quarantine
 from journal.settlement import Order, State
 from journal.sqlite_reader import SqliteReader
 from rivermill.auditing import Auditing
-from rivermill.desk import wall_now
 from rivermill.inspection import reading
 from rivermill.settings import Home
+from rivermill.wall import wall_now
 from rivermill.wiring import control_of, open_run, signer_of
 
 Facts = dict[str, Any]

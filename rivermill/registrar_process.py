@@ -21,13 +21,13 @@ from journal.log import START
 from journal.owner_client import OwnerClient
 from journal.record import Draft, Kind
 from journal.sqlite_reader import SqliteReader
-from rivermill.desk import wall_now
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.projection import Logged
 from rivermill.registry_wiring import jobs_of, live_lines, live_projection, live_retrainer, mlflow_of
 from rivermill.retraining import Order, handled_triggers, scheduled_key
 from rivermill.settings import Home
 from rivermill.supervisor import say_on_stderr
+from rivermill.wall import wall_now
 from rivermill.wiring import control_of
 from training.job_runner import JobStopped
 from training.jobs import Job, JobTable, State

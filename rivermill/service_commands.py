@@ -10,6 +10,9 @@ from rivermill.place import Place, json_option, pipeline_argument
 from rivermill.settings import DEFAULT_MLFLOW_PORT, DEFAULT_PORT, MLFLOW_PORT_VARIABLE, PORT_VARIABLE
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from journal.audit import Attempt
     from rivermill.desk import Desk, JobDesk
 
 why_option = click.option("--why", required=True, help="The reason, kept in the control log and the journal.")
@@ -235,7 +238,8 @@ def access_add(place: Place, name: str, roles: tuple[str, ...], pipelines: tuple
     """Make an API key for NAME and print it: it is shown this once and stored as a hash."""
     from rivermill.access import KeyRing
 
-    secret = KeyRing.open(place.home / "access").add(name, roles, pipelines)
+    with _audited(place, "add_key", name):
+        secret = KeyRing.open(place.home / "access").add(name, roles, pipelines)
     out.show_mapping({"name": name, "roles": list(roles), "key": secret}, as_json)
 
 
@@ -257,8 +261,16 @@ def access_revoke(place: Place, name: str, as_json: bool) -> None:
     """Let NAME's key open nothing any more; the service sees it at the next request."""
     from rivermill.access import KeyRing
 
-    KeyRing.open(place.home / "access").revoke(name)
+    with _audited(place, "revoke_key", name):
+        KeyRing.open(place.home / "access").revoke(name)
     out.show_mapping({"revoked": name}, as_json)
+
+
+def _audited(place: Place, action: str, name: str) -> "AbstractContextManager[Attempt]":
+    from rivermill.auditing import HOME_WIDE, Auditing
+    from rivermill.wall import wall_now
+
+    return Auditing(place.home, wall_now).attempt(HOME_WIDE, person=principal(), action=action, object=name)
 
 
 def _name(place: Place, pipeline: str) -> str:

@@ -61,6 +61,11 @@ class Home:
         return self.folder / "jobs"
 
     @property
+    def attempts(self) -> Path:
+        """What the worker leaves about a batch that it may not survive; see `journal.poison`."""
+        return self.folder / "folds" / "attempts.json"
+
+    @property
     def socket(self) -> Path:
         """Where the journal's owner listens."""
         return self.folder / "owner.sock"

@@ -13,7 +13,6 @@ from journal.rebuild import CUTOVER, Succession
 from journal.sqlite_reader import SqliteReader
 from rivermill.settings import Home
 from rivermill.wiring import control_of, signer_of
-from rivermill.worker_process import attempts_of
 
 _TRIES = 20
 """Compare-and-swaps that a decision may lose: whoever wins one has decided something, so this ends by itself."""
@@ -36,7 +35,7 @@ def skip_record(home: Home, fold: str, offset: int, *, why: str, principal: str)
         raise Refused(which="no reason to skip was given", fix="Say why")
     key = f"{SKIP}-{fold}-{offset}"
     known = [entry for entry in control_of(home).entries(home.pipeline) if entry.key == key]
-    details = known[0].details if known else skip_plan(attempts_of(home), fold, offset)
+    details = known[0].details if known else skip_plan(home.attempts, fold, offset)
     return _decided(home, action=SKIP, subject=fold, details=details, key=key, why=why, principal=principal)
 
 

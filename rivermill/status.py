@@ -7,7 +7,10 @@ from journal.body import Decision, Snapshot, decode
 from journal.checkpoint import FoldFile
 from journal.clock import format_time
 from journal.control import NAMING
+from journal.held import count_held
 from journal.log import START
+from journal.poison import stopped_at
+from journal.quality import stopped_stages
 from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
 from rivermill.settings import Home, pipelines_in
@@ -31,12 +34,22 @@ def _status(home: Home) -> Facts:
         "segments": len(journal.segments()),
         "lag": {name: end - offset for name, offset in _positions(home).items()},
         "serving": _serving(journal),
-        "quarantined": len(journal.of_kind(Kind.QUARANTINE, -1, 1_000_000)),
+        "quarantined": count_held(journal),
+        "held": [alert.name for alert in stopped_stages(journal).values()],
+        **_poison(home),
         "left no record": journal.tallies(),
         "datasets": len(list(home.datasets.glob("*/manifest.json"))),
     }
     journal.close()
     return facts
+
+
+def _poison(home: Home) -> Facts:
+    """The record that a fold cannot take, if the worker stays before one."""
+    suspect = stopped_at(home.attempts)
+    return (
+        {} if suspect is None else {"stays before": f"record {suspect.offset} of fold {suspect.fold}: {suspect.error}"}
+    )
 
 
 def _positions(home: Home) -> dict[str, int]:

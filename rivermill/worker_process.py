@@ -246,17 +246,12 @@ class LastingWorker(Worker):
             raise FoldRaised(runner.fold.name, record.offset, error) from error
 
 
-def attempts_of(home: Home) -> Path:
-    """The file in which a pipeline's worker keeps the batches that it may not survive; see `journal.poison`."""
-    return home.folder / "folds" / "attempts.json"
-
-
 def main(home_root: Path, folder: Path) -> None:
     """Run the worker of the pipeline in a folder until SIGTERM."""
     pipeline = load_pipeline(folder)
     home = Home(home_root, pipeline.name)
     reader = SqliteReader(home.journal)
-    attempts = Attempts(attempts_of(home), build_fingerprint(), RECORDS_PER_PAGE)
+    attempts = Attempts(home.attempts, build_fingerprint(), RECORDS_PER_PAGE)
     owner = OwnerClient(home.socket, timeout=_PATIENCE)
     worker = LastingWorker(
         lambda: open_folds(pipeline, home, FollowedJournal(reader)), reader, owner, attempts, say_on_stderr

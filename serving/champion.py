@@ -143,7 +143,7 @@ class Champion:
         if decision.sequence <= self.served.control:
             return
         line, before = decision.subject, self.served.line
-        if decision.action != "bootstrap" and line not in self.state.places:
+        if decision.action == "promote" and line not in self.state.places:
             raise UnknownName(which=f"line {line!r}", fix="Its version or first snapshot must come before the decision")
         named = self._warm.get(line) or self._loaded(line, self.state.places)
         served = Served(line=line, snapshot=self.state.places.get(line, START), control=decision.sequence)

@@ -9,6 +9,9 @@ The rules:
 - A closed key is remembered for another wait. A label that finds it joined is repeated (and contradictory, if it says
   something else), one that finds it expired is late, one that finds nothing is unmatched. A label without a key or an
   outcome is undecided. None of them changes anything.
+- An answer may be recorded behind the label of its question: whoever answers was behind. Such a label is kept for the
+  wait. It joins the first answer whose question came before it; further ones join as well where the rule says ``all``,
+  and are not chosen otherwise.
 - Predictions = joined + expired + pending, after every record.
 """
 
@@ -75,10 +78,20 @@ class Pending(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """A key that no longer waits: until when it is remembered, and its outcome (None: it expired without one)."""
+    """A key that no longer waits: until when that is remembered, its outcome and label (None: it expired)."""
 
     until: int
     outcome: bool | None
+    label: int | None
+
+
+class Early(NamedTuple):
+    """A label that found nothing: until when it is kept, its outcome and offset, and the counters that it raised."""
+
+    until: int
+    outcome: bool
+    label: int
+    counted: tuple[str, ...]
 
 
 def join(waiting: Sequence[Pending], joins: Joins) -> tuple[Sequence[Pending], Sequence[Pending]]:
@@ -95,11 +108,12 @@ def join(waiting: Sequence[Pending], joins: Joins) -> tuple[Sequence[Pending], S
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 _unpack_pending = msgspec.msgpack.Decoder(Pending).decode
 _unpack_closed = msgspec.msgpack.Decoder(Closed).decode
+_unpack_early = msgspec.msgpack.Decoder(Early).decode
 _unpack_counts = msgspec.msgpack.Decoder(dict[str, int]).decode
 
 
 class JoinFold:
-    """The fold that joins. Its state is what still waits, the closed keys and the counters."""
+    """The fold that joins. Its state is what still waits, the closed keys, the early labels and the counters."""
 
     name = "join"
     version = 1
@@ -113,11 +127,14 @@ class JoinFold:
         self._pending: dict[int, Pending] = {}
         self._by_key: dict[str, list[Pending]] = {}
         self._closed: dict[str, Closed] = {}
-        # Both queues may name what has ended since; it is passed over when its turn comes.
+        self._early: dict[str, Early] = {}
+        # All queues may name what has ended since; it is passed over when its turn comes.
         self._expiring: deque[Pending] = deque()
         self._forgetting: deque[tuple[int, str]] = deque()
+        self._dropping: deque[tuple[int, str]] = deque()
         self._touched_offsets: set[int] = set()
         self._touched_keys: set[str] = set()
+        self._touched_early: set[str] = set()
         self._effects: dict[Kind, Callable[[Record], Sequence[Draft]]] = {
             Kind.PREDICTION: self._wait,
             Kind.SOURCE: self._label,
@@ -133,6 +150,8 @@ class JoinFold:
         at = record.at
         if self._forgetting and self._forgetting[0][0] <= at:
             self._forget(at)
+        if self._dropping and self._dropping[0][0] <= at:
+            self._drop(at)
         ended = self._expire(at) if self._expiring and self._expiring[0].expires <= at else None
         effect = self._effects.get(record.kind)
         if effect is None:
@@ -151,7 +170,7 @@ class JoinFold:
             if not waiting:
                 del self._by_key[prediction.key]
             ended.append(self._end(prediction, "no_label"))
-            self._close(prediction.key, at, None)
+            self._close(prediction.key, at, None, None)
         return ended
 
     def _forget(self, at: int) -> None:
@@ -162,16 +181,48 @@ class JoinFold:
                 del self._closed[key]
                 self._touched_keys.add(key)
 
+    def _drop(self, at: int) -> None:
+        while self._dropping and self._dropping[0][0] <= at:
+            until, key = self._dropping.popleft()
+            early = self._early.get(key)
+            if early is not None and early.until == until:
+                self._take_early(key)
+
     def _wait(self, record: Record) -> Sequence[Draft]:
         offset = record.offset
-        key = body_of(record, Prediction).key
+        body = body_of(record, Prediction)
+        key = body.key
         prediction = Pending(offset, record.at + self.rule.wait, key, record.id)
         self._pending[offset] = prediction
         self._touched_offsets.add(offset)
+        self._counts["predictions"] += 1
+        if key in self._early or key in self._closed:
+            end = self._end_behind(prediction, body.question, record.at)
+            if end is not None:
+                return (end,)
         self._expiring.append(prediction)
         self._by_key.setdefault(key, []).append(prediction)
-        self._counts["predictions"] += 1
         return ()
+
+    def _end_behind(self, prediction: Pending, question: int, at: int) -> Draft | None:
+        """The end of an answer whose label was there first; None when there is no such label."""
+        key = prediction.key
+        early, closed = self._early.get(key), self._closed.get(key)
+        if early is not None and question < early.label:
+            self._take_early(key)
+            for counter in early.counted:
+                self._counts[counter] -= 1
+            self._close(key, at, early.outcome, early.label)
+            return self._example(prediction, early.label, early.outcome)
+        if closed is None or closed.outcome is None or closed.label is None or closed.label < question:
+            return None
+        if self.rule.joins == "all":
+            return self._example(prediction, closed.label, closed.outcome)
+        return self._end(prediction, "not_chosen")
+
+    def _take_early(self, key: str) -> None:
+        del self._early[key]
+        self._touched_early.add(key)
 
     def _label(self, record: Record) -> Sequence[Draft]:
         rule = self.rule
@@ -185,27 +236,36 @@ class JoinFold:
         key, outcome = str(named), rule.decide(value)
         waiting = self._by_key.pop(key, None)
         if waiting is None:
-            self._count_stray(key, outcome)
+            self._keep_early(key, record, outcome)
             return ()
-        self._close(key, record.at, outcome)
+        self._close(key, record.at, outcome, record.offset)
         chosen, passed_over = join(waiting, rule.joins)
         drafts = [self._example(prediction, record.offset, outcome) for prediction in chosen]
         drafts.extend(self._end(prediction, "not_chosen") for prediction in passed_over)
         return drafts
 
-    def _count_stray(self, key: str, outcome: bool) -> None:
+    def _keep_early(self, key: str, record: Record, outcome: bool) -> None:
+        """Count a label that found nothing, and keep it: its answer may come behind it."""
+        counted = self._stray(key, outcome)
+        for counter in counted:
+            self._counts[counter] += 1
+        until = record.at + self.rule.wait
+        self._early[key] = Early(until, outcome, record.offset, counted)
+        self._dropping.append((until, key))
+        self._touched_early.add(key)
+
+    def _stray(self, key: str, outcome: bool) -> tuple[str, ...]:
+        """The counters that a label raises which finds nothing that waits."""
         closed = self._closed.get(key)
         if closed is None:
-            self._counts["unmatched"] += 1
-        elif closed.outcome is None:
-            self._counts["late"] += 1
-        else:
-            self._counts["repeated"] += 1
-            self._counts["contradictory"] += closed.outcome is not outcome
+            return ("unmatched",)
+        if closed.outcome is None:
+            return ("late",)
+        return ("repeated",) if closed.outcome is outcome else ("repeated", "contradictory")
 
-    def _close(self, key: str, at: int, outcome: bool | None) -> None:
+    def _close(self, key: str, at: int, outcome: bool | None, label: int | None) -> None:
         until = at + self.rule.wait
-        self._closed[key] = Closed(until, outcome)
+        self._closed[key] = Closed(until, outcome, label)
         self._forgetting.append((until, key))
         self._touched_keys.add(key)
 
@@ -233,6 +293,8 @@ class JoinFold:
             self._by_key.setdefault(prediction.key, []).append(prediction)
         self._closed = {key.decode(): _unpack_closed(value) for key, value in file.scan("closed")}
         self._forgetting.extend(sorted((closed.until, key) for key, closed in self._closed.items()))
+        self._early = {key.decode(): _unpack_early(value) for key, value in file.scan("early")}
+        self._dropping.extend(sorted((early.until, key) for key, early in self._early.items()))
         counts = file.get("fold", b"counts")
         if counts is not None:
             self._counts = _unpack_counts(counts)
@@ -245,11 +307,16 @@ class JoinFold:
         file.delete("pending", (o.to_bytes(_OFFSET_BYTES) for o in offsets if o not in pending))
         file.put("closed", ((key.encode(), _pack(closed[key])) for key in keys if key in closed))
         file.delete("closed", (key.encode() for key in keys if key not in closed))
+        early, touched = self._early, sorted(self._touched_early)
+        file.put("early", ((key.encode(), _pack(early[key])) for key in touched if key in early))
+        file.delete("early", (key.encode() for key in touched if key not in early))
         file.put("fold", [(b"counts", _pack(self._counts))])
+        self._touched_early.clear()
         self._touched_offsets.clear()
         self._touched_keys.clear()
 
     def digest(self) -> str:
         """See `journal.fold.Fold.digest`."""
-        state = [sorted(self._pending.values()), sorted(self._closed.items()), self._counts]
+        keyed = [sorted(self._closed.items()), sorted(self._early.items())]
+        state = [sorted(self._pending.values()), *keyed, self._counts]
         return hashlib.sha256(_pack(state)).hexdigest()

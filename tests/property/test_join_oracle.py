@@ -86,17 +86,17 @@ def record_of(step: Step, offset: int, at: int) -> Record:
     if step.key is None:
         kind, stream, body = Kind.SOURCE, "weather", b"{}"
     elif step.outcome is None:
-        kind, stream, body = Kind.PREDICTION, "predictions", question(step.key)
+        kind, stream, body = Kind.PREDICTION, "predictions", question(step.key, offset)
     else:
         kind, stream = Kind.SOURCE, "answers"
         body = canonical_json({"key": step.key, "outcome": step.outcome})
     return Record(kind=kind, stream=stream, id=f"r{offset}", body=body, partition=0, offset=offset, at=at)
 
 
-def question(key: str) -> bytes:
+def question(key: str, asked: int) -> bytes:
     return encode(
         Prediction(
-            key=key, question=0, service="s", values=[], stamps=[], score=0.5, line="l",
+            key=key, question=asked, service="s", values=[], stamps=[], score=0.5, line="l",
             model="", snapshot=-1, control=0, degraded=False, build="b",
         )
     )  # fmt: skip

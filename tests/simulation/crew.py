@@ -17,7 +17,7 @@ from tests.simulation.process import FoldSet, Life, World
 _RECORDS_PER_PAGE = 30
 _SHARE_OF_RIVALS = 0.06
 _MOST_BUILDS = 3
-_MOST_STEPS = 1_000
+_MOST_STEPS = 400
 
 
 class _Reader:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from journal.body import Snapshot, Version, body_of, draft_of
+from journal.body import Version, body_of, draft_of
 from journal.control import Entry, echo_of
 from journal.errors import CallerError, GateClosed, LostRace, Refused
 from journal.intake import Intake
 from journal.log import START
 from journal.record import Draft, Kind, Record
+from journal.settlement import Release
 from registry.plan import Plan, plan_promotion, plan_roll_back
 from registry.promotion import apply, decided
 from registry.succession import Succession, succession_of
@@ -21,9 +22,6 @@ _POLICY = gate_policy()
 _GOOD = {"line": "", "champion": "", "auc": 0.7, "log_loss_behind_champion_high": 0.001, "rows": 500,
          "distinct_scores": 400, "not_finite": 0, "out_of_range": 0, "confidence": 0.95}  # fmt: skip
 _BAD_AUC = 0.3
-
-ROLLS_BACK_TO_NOTHING = False
-"""Whether a rollback may lead to the bootstrapped line before its first snapshot: the champion refuses its echo."""
 
 
 class Office:
@@ -93,8 +91,7 @@ class Office:
     def _plan(self, what: Decide) -> Plan | None:
         now = self._succession()
         if what.kind == "roll back":
-            plan = plan_roll_back(now, "")
-            return plan if ROLLS_BACK_TO_NOTHING or self._has_answered(plan.to_line) else None
+            return plan_roll_back(now, "")
         wanted = [line for line in self._versions() if (line in self.good) == (what.kind == "promote")]
         if not wanted:
             return None
@@ -104,12 +101,6 @@ class Office:
             facts["auc"] = _BAD_AUC
         version = self._versions()[line]
         return plan_promotion(now, line, version=version, evidence=facts, policy=_POLICY, lockstep=True)
-
-    def _has_answered(self, line: str) -> bool:
-        """Whether a version or a snapshot of this line is in the journal."""
-        snapshots = self._world.journal.of_kind(Kind.SNAPSHOT, START, 1_000)
-        published = {body.line for body in (body_of(record, Snapshot) for record in snapshots) if body.published}
-        return line in published or line in self._versions()
 
     def _succession(self) -> Succession:
         return succession_of(self._world.name, self._ring.control.entries(self._world.name))
@@ -138,7 +129,7 @@ class Office:
         record = held[what.number % len(held)]
         end = self._world.journal.end()
         try:
-            intake.release(record.id, record, advance=what.number % 2 == 0, why="drawn")
+            intake.settle(Release(record.id, "drawn", "ann", advance=what.number % 2 == 0))
         except CallerError:
             self.refused += 1
             require(self._world.journal.end() == end, "law 2: a refused release changed the journal")

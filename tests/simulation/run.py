@@ -50,10 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     failures: list[Failure] = []
     with keyring_in_memory() as keyring:
         for seed in range(given.first, given.first + given.seeds):
-            result = try_seed(seed, keyring, bug=given.bug)
+            result = try_seed(seed, keyring, bug=given.bug, shrink=not given.bug)
             if isinstance(result, Failure):
                 failures.append(result)
                 sys.stdout.write(f"{result}\n\n")
+                sys.stdout.flush()
                 if len(failures) == _MOST_FAILURES:
                     break
             else:

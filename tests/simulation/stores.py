@@ -109,6 +109,11 @@ class SimulatedBlobs:
             raise UnknownName(which=f"blob {address[:16]}", fix="It was never stored")
         return self._stored[address]
 
+    def remove(self, address: str) -> None:
+        """See `journal.blobs.Blobs.remove`."""
+        self._faults.reach("blob remove", write=True)
+        self._stored.pop(address, None)
+
 
 @contextmanager
 def memory_files() -> Iterator[None]:

@@ -24,6 +24,7 @@ from journal.privacy import Erased, KeyTable, context_of
 from journal.proof import prove
 from journal.record import Cause, Draft, Kind, Record
 from journal.sealed import Sealed, check_sealed, reopen
+from journal.settlement import Release
 from journal.sqlite_log import SqliteJournal
 from journal.trail import Trail, trail_of
 from registry.signing import Signer
@@ -223,7 +224,7 @@ def test_a_quarantined_event_of_the_erased_cannot_be_released(shop: Shop) -> Non
     assert held.record is not None
     shop.erase(ANNA)
     with pytest.raises(errors.Refused, match="was erased"):
-        shop.intake.release(held.id, held.record, advance=False, why="it was right")
+        shop.intake.settle(Release(held.id, "it was right", "gate-7"))
 
 
 def test_who_comes_back_is_somebody_new(shop: Shop) -> None:

@@ -518,9 +518,9 @@ def test_a_release_names_what_it_does_not_know(intake: Intake, keys: KeyTable) -
     held = quarantined(intake.take(wire(FLIGHT | {"flight": 0}, id="e2")))
     assert held.record is not None
     stranger = Intake(MemoryJournal("test"), {"visits": VISITS}, keys, None)
-    for door, name, what in ((intake, "e1", record), (intake, "q-0", held.record), (stranger, held.id, held.record)):
+    for door, name in ((intake, record.id), (intake, "q-0"), (stranger, held.id)):
         with pytest.raises(errors.UnknownName):
-            door.release(name, what, advance=False, why="?")
+            door.settle(Release(name, "?", "gate-7"))
 
 
 def test_quarantine_ids_are_keyed_only_where_bytes_may_be_personal(tmp_path: Path) -> None:

@@ -32,8 +32,10 @@ class Tape:
         )
         return [said(draft) for draft in self.fold.apply(record)]
 
-    def ask(self, minute: float, key: str = "UA1") -> list[tuple[str, ...]]:
-        return self.record(Kind.PREDICTION, "predictions", minute, prediction(key))
+    def ask(self, minute: float, key: str = "UA1", question: int | None = None) -> list[tuple[str, ...]]:
+        """An answer, to a question of its own or at the given offset."""
+        asked = self.offset + 1 if question is None else question
+        return self.record(Kind.PREDICTION, "predictions", minute, prediction(key, asked))
 
     def label(self, minute: float, delay: Any = 20.0, key: str | None = "UA1") -> list[tuple[str, ...]]:
         return self.record(Kind.SOURCE, "arrivals", minute, canonical_json({"flight": key, "delay": delay}))
@@ -46,11 +48,11 @@ class Tape:
         return {name: count for name, count in self.fold.counts().items() if count}
 
 
-def prediction(key: str) -> bytes:
+def prediction(key: str, question: int = 0) -> bytes:
     return encode(
         Prediction(
             key=key,
-            question=0,
+            question=question,
             service="s@1",
             values=[1.0, None, "UA"],
             stamps=[(1, 2), None],
@@ -190,6 +192,68 @@ def test_a_label_that_comes_first_or_for_nobody_is_unmatched() -> None:
     tape.ask(1)
     tape.label(2, key="UA9")
     assert tape.counted() == {"predictions": 1, "pending": 1, "unmatched": 2}
+
+
+def test_an_answer_that_comes_behind_its_label_joins_it() -> None:
+    tape = Tape()
+    tape.other(0)
+    assert tape.label(1) == []
+    assert tape.counted() == {"unmatched": 1}
+    assert tape.ask(2, question=0) == [("example", "UA1 2 by 1", "True")]
+    assert tape.counted() == {"predictions": 1, "joined": 1}
+
+
+def test_a_label_that_came_before_the_question_joins_nothing() -> None:
+    tape = Tape()
+    tape.label(0)
+    tape.other(1)
+    assert tape.ask(2, question=1) == []
+    assert tape.counted() == {"predictions": 1, "pending": 1, "unmatched": 1}
+
+
+@pytest.mark.parametrize(("joins", "second"), [("first", "not_chosen"), ("last", "not_chosen"), ("all", "True")])
+def test_further_answers_behind_one_label_end_by_the_rule(joins: Joins, second: str) -> None:
+    tape = Tape(joins)
+    tape.other(0)
+    tape.label(1)
+    assert tape.ask(2, question=0)[0][-1] == "True"
+    assert tape.ask(3, question=0)[0][-1] == second
+    assert tape.counted()["predictions"] == 2
+    assert "pending" not in tape.counted()
+
+
+def test_an_answer_behind_a_label_that_chose_another_ends_by_the_rule() -> None:
+    tape = Tape()
+    tape.ask(0)
+    tape.label(1)
+    assert tape.ask(2, question=0) == [("expired", "UA1 2", "not_chosen")]
+
+
+def test_an_early_label_is_kept_for_one_wait() -> None:
+    tape = Tape()
+    tape.other(0)
+    tape.label(1)
+    tape.other(1 + WAIT / MINUTE)
+    assert tape.ask(2 + WAIT / MINUTE, question=0) == []
+    assert tape.counted() == {"predictions": 1, "pending": 1, "unmatched": 1}
+
+
+def test_an_early_label_survives_a_restart(tmp_path: Path) -> None:
+    tape = Tape()
+    tape.other(0)
+    tape.label(1)
+    file = FoldFile(tmp_path / "join.sqlite")
+    with file.transaction():
+        tape.fold.save(file)
+    digest = tape.fold.digest()
+    tape.fold = JoinFold(tape.fold.rule)
+    tape.fold.load(file)
+    assert tape.fold.digest() == digest
+    assert tape.ask(2, question=0) == [("example", "UA1 2 by 1", "True")]
+    with file.transaction():
+        tape.fold.save(file)
+    assert list(file.scan("early")) == []
+    file.close()
 
 
 def test_a_closed_key_is_remembered_for_another_wait() -> None:

@@ -11,6 +11,7 @@ from registry.lifecycle import TABLE, Event, State, advance, states_of
 
 def entry(sequence: int, action: str, subject: str) -> Entry:
     unread: dict[str, Any] = {
+        "heads": {},
         "why": "",
         "details": {},
         "at": 0,
