@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEEKS ?= 10
+KILLS ?= 100
+CRASH_EVENTS ?= 50000
+SEEDS ?= 10000
 
-.PHONY: demo up test lint types floors check bench strategies lock clean
+.PHONY: demo up test crash simulate lint types floors check bench strategies lock clean
 
 demo: $(READY)  ## play ten weeks of real flights (WEEKS=6 for fewer)
 	$(BIN)/rivermill demo --weeks $(WEEKS)
@@ -15,6 +18,12 @@ up: $(READY)  ## the live service over what has run here; Ctrl-C stops it
 
 test: $(READY)  ## every test
 	$(BIN)/python -m pytest
+
+crash: $(READY)  ## kill owner, worker and lock-step again and again over real events; prints the counts
+	RIVERMILL_KILLS=$(KILLS) RIVERMILL_EVENTS=$(CRASH_EVENTS) $(BIN)/python -m pytest -s tests/crash tests/recovery
+
+simulate: $(READY)  ## seeded lives of the whole loop with crashes anywhere; prints a failing seed
+	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS)
 
 lint: $(READY)  ## format and lint, without changing anything
 	$(BIN)/ruff format --check .
@@ -32,6 +41,8 @@ bench: $(READY)  ## figures beside their limits; minutes, not seconds
 	$(BIN)/python -m benchmarks.lockstep --weeks 10
 	$(BIN)/python -m benchmarks.windows
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.intake
+	$(BIN)/python -m benchmarks.journal --records 1000000
 
 strategies: $(READY)  ## docs/strategies.md and its plot, from a whole year played in build/year; an hour
 	$(BIN)/rivermill --home build/year demo --weeks 53

@@ -133,6 +133,11 @@ def seal_to_blobs(folder: Path, blobs: Blobs, *, store: str = "../blobs", before
     return moved
 
 
+def blobs_of(folder: Path, archive: Archive) -> Blobs:
+    """Where an archive says that its blobs are, for a reader that was given none."""
+    return DirectoryBlobs(folder / archive.store)
+
+
 def _sealed_here(folder: Path) -> list[Path]:
     """All files but the one that is written: every one behind it is sealed."""
     archive = load_archive(folder)
@@ -201,7 +206,7 @@ def fetch(folder: Path, archive: Archive, archived: Archived, blobs: Blobs | Non
         path.parent.mkdir(exist_ok=True)
         _make_room(path.parent)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        (blobs or DirectoryBlobs(folder / archive.store)).get_file(archived.blob, partial)
+        (blobs or blobs_of(folder, archive)).get_file(archived.blob, partial)
         partial.replace(path)
     return Segment(path, readonly=True)
 
@@ -209,7 +214,7 @@ def fetch(folder: Path, archive: Archive, archived: Archived, blobs: Blobs | Non
 def check_blob(folder: Path, archive: Archive, archived: Archived, blobs: Blobs | None, scratch: Path) -> Segment:
     """Fetch a blob anew, whatever copies there are, and open it; raises as `fetch` does."""
     path = segment_path(scratch, archived.first)
-    (blobs or DirectoryBlobs(folder / archive.store)).get_file(archived.blob, path)
+    (blobs or blobs_of(folder, archive)).get_file(archived.blob, path)
     return Segment(path, readonly=True)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from journal.archive import Archive, Archived, keep, load_archive, save_archive
-from journal.blobs import Blobs, DirectoryBlobs
+from journal.archive import Archive, Archived, blobs_of, keep, load_archive, save_archive
+from journal.blobs import Blobs
 from journal.clock import format_time
 from journal.errors import LostRace
 from journal.segment import Segment, first_of, segment_paths
@@ -147,6 +147,6 @@ def apply_retention(folder: Path, plan: RetentionPlan, blobs: Blobs | None = Non
 
 def _remove(folder: Path, archive: Archive, gone: Iterable[Archived], blobs: Blobs | None) -> None:
     for archived in gone:
-        (blobs or DirectoryBlobs(folder / archive.store)).remove(archived.blob)
+        (blobs or blobs_of(folder, archive)).remove(archived.blob)
         for copy in (folder / "fetched").glob(f"segment-{archived.first:012d}.sqlite"):
             copy.unlink()
