@@ -228,13 +228,18 @@ def audited(
             when=now(),
             person=person,
             action=action,
-            object=attempt.object,
+            object=_writable(attempt.object),
             outcome=outcome,
-            why=why,
+            why=_writable(why),
             decision=attempt.decision,
             details=attempt.details,
             signer=signer,
         )
+
+
+def _writable(text: str) -> str:
+    """What was asked for may be no text in UTF-8; that somebody asked for it is written down all the same."""
+    return text.encode(errors="replace").decode()
 
 
 class Denials:

@@ -295,7 +295,7 @@ def test_a_flipped_byte_in_a_segment_is_named(
     (path,) = segment_paths(Home(tmp_path / "home", "phishing").journal)
     flip(path, b'"key":"page-0100"')
     code, _, err = command("journal", "verify", "phishing")
-    assert (code, "segment-000000000000.sqlite: record" in err, "restore" in err) == (7, True, True)
+    assert (code, "segment-000000000000.sqlite: record" in err, "journal repair" in err) == (7, True, True)
     code, out, _ = command("doctor", "--json")
     assert code == 1
     bad = [finding["check"] for finding in json.loads(out) if not finding["ok"]]
