@@ -26,7 +26,7 @@ def status_of(root: Path) -> list[Facts]:
 
 def _status(home: Home) -> Facts:
     journal = SqliteReader(home.journal)
-    end = journal.end()
+    end, held = journal.end(), count_held(journal)
     facts: Facts = {
         "pipeline": home.pipeline,
         "now": format_time(journal.clock),
@@ -34,7 +34,8 @@ def _status(home: Home) -> Facts:
         "segments": len(journal.segments()),
         "lag": {name: end - offset for name, offset in _positions(home).items()},
         "serving": _serving(journal),
-        "quarantined": count_held(journal),
+        "quarantined": held["quarantined"],
+        "quarantine": held,
         "held": [alert.name for alert in stopped_stages(journal).values()],
         **_poison(home),
         "left no record": journal.tallies(),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import count, takewhile
 from random import Random
 from typing import Literal, cast
 
@@ -48,6 +48,9 @@ class Figures:
     died_at: list[str] = field(default_factory=list)
 
 
+_RUNS = count()
+
+
 class Simulation:
     """One seed's run."""
 
@@ -67,7 +70,8 @@ class Simulation:
         self._seed, self._bug = seed, bug
         self._mode: Mode = self._chance.choice(("play", "serve", "work"))
         faults = Faults(Random(f"{seed} faults"))
-        name = f"s{seed}-{bug}-{len(self.scenario.steps)}"
+        # A name of its own: what an earlier run of this seed left in memory lives on until it is collected.
+        name = f"s{seed}-{next(_RUNS)}"
         self.world = World(
             name=name,
             joins=self._chance.choice(("first", "last", "all")),
