@@ -20,8 +20,8 @@ _PR_SET_PDEATHSIG = 1
 _LOOK_EVERY = 0.05
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
-_TOO_MANY = 8
-"""Deaths within a minute after which a child is parked."""
+TOO_MANY = 8
+"""Deaths within a minute after which a child is parked, unless its spec says otherwise."""
 _WITHIN = 60.0
 
 Say = Callable[[str], None]
@@ -36,12 +36,14 @@ class ChildSpec:
         command: Its arguments, the program first.
         environment: Added to this process's own.
         parts_with: Seconds it gets to stop in by itself.
+        too_many: Deaths within a minute after which it is parked.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     parts_with: float = 10.0
+    too_many: int = TOO_MANY
 
 
 class Child:
@@ -51,7 +53,7 @@ class Child:
         self.spec = spec
         self.process: subprocess.Popen[bytes] | None = None
         self.parked = False
-        self._deaths: deque[float] = deque(maxlen=_TOO_MANY)
+        self._deaths: deque[float] = deque(maxlen=spec.too_many)
         self._not_before = 0.0
 
     def start(self) -> None:
@@ -79,7 +81,7 @@ class Child:
         self.process = None
         self._deaths.append(now)
         recent = sum(now - death < _WITHIN for death in self._deaths)
-        if recent >= _TOO_MANY:
+        if recent >= self.spec.too_many:
             self.parked = True
             say(f"{self.spec.name} died {recent} times within a minute (last: {_ending(code)}); it stays down")
             return

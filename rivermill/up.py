@@ -28,6 +28,8 @@ from rivermill.wiring import open_run
 LOOPBACK = "127.0.0.1"
 _READY_WITHIN = 120.0
 _ASK_EVERY = 0.2
+_DEATHS_OF_A_WORKER = 24
+"""It halves its batch at each, from a thousand records to one, and then dies three times more before it stays there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,10 @@ def _children(service: Service) -> list[ChildSpec]:
     root = str(service.root.absolute())
     folders = [str(folder) for folder in service.folders]
     children = [_child("owner", folder.name, [root, str(folder)]) for folder in service.folders]
-    children += [_child("worker", folder.name, [root, str(folder)]) for folder in service.folders]
+    children += [
+        replace(_child("worker", folder.name, [root, str(folder)]), too_many=_DEATHS_OF_A_WORKER)
+        for folder in service.folders
+    ]
     children.append(_child("http", "", [root, str(service.port), service.mlflow_url, *folders]))
     children.append(_child("registrar", "", [root, service.mlflow_url, *folders]))
     if service.mlflow_port is not None:
