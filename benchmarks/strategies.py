@@ -24,7 +24,7 @@ from features.examples import collect
 from journal.body import Example, decode
 from journal.clock import DAY, format_time
 from journal.errors import Refused
-from journal.log import START
+from journal.reading import each_of
 from journal.record import Kind
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home, configs_folder
@@ -36,7 +36,6 @@ from training.models_file import models_file
 GOAL = 0.005
 RECIPE = "gradient_boosting"
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-_PAGE = 50_000
 
 Answer = Callable[[pa.Table], Scores]
 Fit = Callable[[pa.Table, int], Answer]
@@ -178,10 +177,8 @@ def read_year(run: Run, until: int | None) -> Year:
 
 def _joined(run: Run) -> Iterator[tuple[int, int]]:
     """Each example's prediction, and when it was joined."""
-    after = START
-    while page := run.journal.of_kind(Kind.EXAMPLE, after, _PAGE):
-        yield from ((decode(record.body, Example).prediction, record.at) for record in page)
-        after = page[-1].offset
+    for record in each_of(run.journal, Kind.EXAMPLE):
+        yield decode(record.body, Example).prediction, record.at
 
 
 def answers_of(pipeline: Pipeline, year: Year, since: int) -> dict[str, Scores]:

@@ -2,25 +2,13 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from journal.quality import alerts_in
-from journal.record import Kind, Record
+from journal.reading import Readable
 
 PREDICTIONS = "predictions"
 EXAMPLES = "examples"
-
-
-class Readable(Protocol):
-    """A journal to read."""
-
-    def read(self, partition: int, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.read`."""
-        ...
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        ...
 
 
 class BadWindow(NamedTuple):

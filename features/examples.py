@@ -8,30 +8,23 @@ from typing import Protocol
 import pyarrow as pa
 
 from features.bad_windows import BadWindows
+from journal import reading
 from journal.body import Definition, Example, Expired, Prediction, decode
 from journal.errors import Refused
 from journal.log import START
+from journal.reading import each_of
 from journal.record import Kind, Record
 
 ARROW_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
-_PAGE = 2_000
 _ROWS_PER_BATCH = 2_000
 
 
-class Readable(Protocol):
+class Readable(reading.Readable, Protocol):
     """A journal to read."""
 
     @property
     def incarnation(self) -> str:
         """Its life."""
-        ...
-
-    def read(self, partition: int, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.read`."""
-        ...
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
         ...
 
 
@@ -79,26 +72,16 @@ def collect(journal: Readable, through: int) -> Rows:
     return Rows(pa.Table.from_batches(batches), definition, considered, dict(sorted(excluded.items())))
 
 
-def _of_kind(journal: Readable, kind: Kind, through: int) -> Iterator[Record]:
-    after = START
-    while page := journal.of_kind(kind, after, _PAGE):
-        for record in page:
-            if record.offset > through:
-                return
-            yield record
-        after = page[-1].offset
-
-
 def _ends(journal: Readable, through: int) -> tuple[dict[int, bool], dict[int, str], dict[int, dict[str, int]]]:
     """By prediction offset: outcomes, the reasons of those that have none, and where label and example stand."""
     outcomes: dict[int, bool] = {}
     reasons: dict[int, str] = {}
     joins: dict[int, dict[str, int]] = {}
-    for record in _of_kind(journal, Kind.EXAMPLE, through):
+    for record in each_of(journal, Kind.EXAMPLE, through):
         example = decode(record.body, Example)
         outcomes[example.prediction] = example.outcome
         joins[example.prediction] = {"label": example.label, "example": record.offset}
-    for record in _of_kind(journal, Kind.EXPIRED, through):
+    for record in each_of(journal, Kind.EXPIRED, through):
         expired = decode(record.body, Expired)
         reasons[expired.prediction] = expired.reason
     return outcomes, reasons, joins
@@ -112,7 +95,7 @@ def _definition(journal: Readable, through: int) -> Definition:
 
 
 def _predictions(journal: Readable, through: int) -> Iterator[tuple[Record, Prediction]]:
-    for record in _of_kind(journal, Kind.PREDICTION, through):
+    for record in each_of(journal, Kind.PREDICTION, through):
         yield record, decode(record.body, Prediction)
 
 

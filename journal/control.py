@@ -14,16 +14,16 @@ The rules:
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
 from journal.audit import AuditRow, audit_columns
-from journal.body import Decision, decode, draft_of
+from journal.body import Decision, draft_of
 from journal.errors import ConflictingId, Corrupt, LostRace
 from journal.ledger import RESTORE, START_HEAD, Head, Ledger, Link, Signs, Verifies, ledger_table
-from journal.log import START
-from journal.record import Draft, Kind, Record, canonical_json
+from journal.reading import ByKind, decisions_in
+from journal.record import Draft, Kind, canonical_json
 from journal.sql import Database
 
 NAMING = ("bootstrap", "promote", "roll_back")
@@ -98,14 +98,6 @@ class Evidence(Link, frozen=True, kw_only=True):
     line: str
     kind: str
     facts: dict[str, Any]
-
-
-class Echoed(Protocol):
-    """A journal in which echoes can be looked up."""
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        ...
 
 
 class ControlLog:
@@ -285,7 +277,7 @@ def echo_of(entry: Entry) -> Draft:
     return draft_of(decision_of(entry), kind=Kind.DECISION, stream="control", id=f"decision-{entry.sequence}")
 
 
-def missing_echoes(control: ControlLog, pipeline: str, journal: Echoed) -> list[Entry]:
+def missing_echoes(control: ControlLog, pipeline: str, journal: ByKind) -> list[Entry]:
     """The decisions that the journal has not echoed yet, in order.
 
     Raises:
@@ -309,15 +301,9 @@ def require_held(pipeline: str, decision: Decision, entry: Entry | None) -> None
         )
 
 
-def echoes_in(journal: Echoed) -> list[Decision]:
+def echoes_in(journal: ByKind) -> list[Decision]:
     """The decisions in the journal that a control log made, in order; what the owner decides has the number 0."""
-    echoed: list[Decision] = []
-    after = START
-    while page := journal.of_kind(Kind.DECISION, after, 1_000):
-        decisions = [decode(record.body, Decision) for record in page]
-        echoed += [decision for decision in decisions if decision.sequence > 0]
-        after = page[-1].offset
-    return echoed
+    return [decision for _, decision in decisions_in(journal) if decision.sequence > 0]
 
 
 def _same(known: Entry, action: str, subject: str) -> Entry:

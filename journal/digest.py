@@ -7,11 +7,11 @@ digest is in), principals and trace ids.
 
 import hashlib
 from collections import Counter
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from journal.log import START
+from journal.reading import Pages, each
 from journal.record import Kind, Record
 
 _LEFT_OUT = {
@@ -20,25 +20,14 @@ _LEFT_OUT = {
     Kind.DECISION: ("signature", "heads"),
     Kind.QUARANTINE: ("event",),
 }
-_PAGE = 2_000
 
 
-class Readable(Protocol):
-    """What can be paged through."""
-
-    def read(self, partition: int, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.read`."""
-        ...
-
-
-def digest_journal(journal: Readable) -> tuple[str, Counter[tuple[Kind, str]]]:
+def digest_journal(journal: Pages) -> tuple[str, Counter[tuple[Kind, str]]]:
     """SHA-256 (hex) over every record's canonical content in order, and how many there are by (kind, stream)."""
-    total, counts, after = hashlib.sha256(), Counter[tuple[Kind, str]](), START
-    while page := journal.read(0, after, _PAGE):
-        for record in page:
-            total.update(_content(record))
-            counts[record.kind, record.stream] += 1
-        after = page[-1].offset
+    total, counts = hashlib.sha256(), Counter[tuple[Kind, str]]()
+    for record in each(journal):
+        total.update(_content(record))
+        counts[record.kind, record.stream] += 1
     return total.hexdigest(), counts
 
 

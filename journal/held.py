@@ -3,32 +3,22 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from journal.body import Decision, Quarantined, decode
 from journal.contract import Contract
 from journal.errors import UnknownName
-from journal.log import START
 from journal.quarantine import QUARANTINE_LIST
+from journal.reading import ByKind, decisions_in, each_of
 from journal.record import Kind, Record
 from journal.settlement import ENDS, State
 
 MASKED = "(personal)"
 
-_PAGE = 1_000
 _DIGITS = 18
 _PLAIN = frozenset({"specversion", "id", "source", "type", "time", "datacontenttype", "dataschema"})
-
-
-class Readable(Protocol):
-    """A journal in which records can be looked up by kind."""
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        ...
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,22 +51,22 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-def list_held(journal: Readable) -> list[Held]:
+def list_held(journal: ByKind) -> list[Held]:
     """Every quarantined event, oldest first."""
     ends, erased = _ends(journal)
-    return [_held(record, ends.get(record.id), erased) for record in _records(journal, Kind.QUARANTINE)]
+    return [_held(record, ends.get(record.id), erased) for record in each_of(journal, Kind.QUARANTINE)]
 
 
-def count_held(journal: Readable) -> dict[str, int]:
+def count_held(journal: ByKind) -> dict[str, int]:
     """How many there are, ``quarantined``, and how many in each state; the states add up to all."""
     held = list_held(journal)
     counts = Counter(one.state for one in held)
     return {"quarantined": len(held), **{state.value: counts[state] for state in State}}
 
 
-def find_held(journal: Readable, quarantine_id: str) -> Record:
+def find_held(journal: ByKind, quarantine_id: str) -> Record:
     """The record of a quarantined event; raises `UnknownName`."""
-    for record in _records(journal, Kind.QUARANTINE):
+    for record in each_of(journal, Kind.QUARANTINE):
         if record.id == quarantine_id:
             return record
     raise UnknownName(which=f"quarantined event {quarantine_id!r}", fix=QUARANTINE_LIST)
@@ -140,21 +130,13 @@ def _held(record: Record, end: tuple[Record, Decision] | None, erased: set[str])
     )
 
 
-def _ends(journal: Readable) -> tuple[dict[str, tuple[Record, Decision]], set[str]]:
+def _ends(journal: ByKind) -> tuple[dict[str, tuple[Record, Decision]], set[str]]:
     """The decisions that ended a wait, by quarantine id; the subjects that were erased."""
     ends: dict[str, tuple[Record, Decision]] = {}
     erased: set[str] = set()
-    for record in _records(journal, Kind.DECISION):
-        decision = decode(record.body, Decision)
+    for record, decision in decisions_in(journal):
         if decision.action in ENDS:
             ends[decision.subject] = (record, decision)
         elif decision.action == "erase":
             erased.add(decision.subject)
     return ends, erased
-
-
-def _records(journal: Readable, kind: Kind) -> Iterator[Record]:
-    after = START
-    while page := journal.of_kind(kind, after, _PAGE):
-        yield from page
-        after = page[-1].offset

@@ -15,39 +15,27 @@ The rules:
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from journal.blobs import write_durably
-from journal.body import Decision, decode
 from journal.errors import Corrupt, Refused
 from journal.log import START
-from journal.record import Kind, Record
+from journal.reading import ByKind, decisions_in
+from journal.record import Record
 
 SKIP = "skip"
 MOST_DEATHS = 3
-_PAGE = 1_000
 
 
-class Decided(Protocol):
-    """A journal whose decisions can be read."""
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        ...
-
-
-def skips_in(journal: Decided) -> dict[str, frozenset[int]]:
+def skips_in(journal: ByKind) -> dict[str, frozenset[int]]:
     """The offsets that each fold passes over, by fold: what the echoed decisions say."""
     skips: dict[str, frozenset[int]] = {}
-    after = START
-    while page := journal.of_kind(Kind.DECISION, after, _PAGE):
-        for decision in (decode(record.body, Decision) for record in page):
-            if decision.action == SKIP:
-                fold, offset = str(decision.details["fold"]), int(decision.details["offset"])
-                skips[fold] = skips.get(fold, frozenset()) | {offset}
-        after = page[-1].offset
+    for _, decision in decisions_in(journal):
+        if decision.action == SKIP:
+            fold, offset = str(decision.details["fold"]), int(decision.details["offset"])
+            skips[fold] = skips.get(fold, frozenset()) | {offset}
     return skips
 
 

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import msgspec
 
 from journal.body import Decision
-from journal.control import ControlLog, Echoed, Entry, echoes_in, require_held, signed_parts
+from journal.control import ControlLog, Entry, echoes_in, require_held, signed_parts
 from journal.errors import Corrupt, Untrusted
 from journal.ledger import Verifies
+from journal.reading import ByKind
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +41,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     vouched: int
 
 
-def prove(control: ControlLog, pipeline: str, verifier: Verifies, journal: Echoed | None = None) -> Proof:
+def prove(control: ControlLog, pipeline: str, verifier: Verifies, journal: ByKind | None = None) -> Proof:
     """Check every row of a pipeline's control log, and every echo of it.
 
     Args:

@@ -11,17 +11,17 @@ The rules:
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import msgspec
 
-from journal.body import Alert, Decision, Definition, body_of, decode, draft_of
+from journal.body import Alert, Definition, body_of, decode, draft_of
 from journal.checkpoint import FoldFile
 from journal.clock import format_time
 from journal.errors import Stopped
 from journal.log import START
 from journal.meter_memory import Numbers
 from journal.meters import Meter, MissingFeature, meter_of
+from journal.reading import ByKind, decisions_in, each_of
 from journal.record import Draft, Kind, Record
 from journal.stage_rule import INTAKE, StageRule, version_of
 
@@ -31,7 +31,6 @@ LEAST = 20
 RESUME = "resume"
 """The action of the decision that lifts a rule's alert; its subject is the rule's name."""
 
-_PAGE = 1_000
 _NEVER = 1 << 62
 _MEASURED = (Kind.DEFINITION, Kind.SOURCE, Kind.QUARANTINE, Kind.PREDICTION, Kind.EXAMPLE, Kind.EXPIRED)
 
@@ -136,35 +135,26 @@ class QualityFold:
         return hashlib.sha256(_pack([state, dict(self._counts)])).hexdigest()
 
 
-class Readable(Protocol):
-    """A journal in which records can be looked up by kind."""
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        ...
-
-
-def alerts_in(journal: Readable, through: int | None = None) -> Iterator[tuple[Record, Alert]]:
+def alerts_in(journal: ByKind, through: int | None = None) -> Iterator[tuple[Record, Alert]]:
     """Every alert up to an offset, in order."""
-    for record in _records(journal, Kind.ALERT, through):
+    for record in each_of(journal, Kind.ALERT, through):
         yield record, decode(record.body, Alert)
 
 
-def standing(journal: Readable, through: int | None = None) -> dict[str, Alert]:
+def standing(journal: ByKind, through: int | None = None) -> dict[str, Alert]:
     """By rule, the alerts that neither a later window nor a ``resume`` decision has lifted by an offset."""
     last = {alert.name: (record.offset, alert) for record, alert in alerts_in(journal, through)}
     breaches = {name: (offset, alert) for name, (offset, alert) in last.items() if alert.is_breach}
     if not breaches:
         return {}
     resumed: dict[str, int] = {}
-    for record in _records(journal, Kind.DECISION, through):
-        decision = decode(record.body, Decision)
+    for record, decision in decisions_in(journal, through):
         if decision.action == RESUME:
             resumed[decision.subject] = record.offset
     return {name: alert for name, (offset, alert) in breaches.items() if resumed.get(name, START) < offset}
 
 
-def stopped_stages(journal: Readable, through: int | None = None) -> dict[str, Alert]:
+def stopped_stages(journal: ByKind, through: int | None = None) -> dict[str, Alert]:
     """By stage, the first alert that holds it; stages that are not named go on."""
     held: dict[str, Alert] = {}
     for alert in standing(journal, through).values():
@@ -173,13 +163,13 @@ def stopped_stages(journal: Readable, through: int | None = None) -> dict[str, A
     return held
 
 
-def stopped_streams(journal: Readable) -> dict[str, Alert]:
+def stopped_streams(journal: ByKind) -> dict[str, Alert]:
     """By stream, the alert that holds its intake."""
     alerts = standing(journal).values()
     return {alert.stream: alert for alert in alerts if alert.stop and alert.stage == INTAKE}
 
 
-def require_running(journal: Readable, *stages: str, through: int | None = None) -> None:
+def require_running(journal: ByKind, *stages: str, through: int | None = None) -> None:
     """Let work on these stages go on.
 
     Raises:
@@ -215,13 +205,3 @@ def _alert(rule: StageRule, numbers: Numbers) -> Alert:
         stop=rule.stop,
         events=numbers.events,
     )
-
-
-def _records(journal: Readable, kind: Kind, through: int | None) -> Iterator[Record]:
-    after = START
-    while page := journal.of_kind(kind, after, _PAGE):
-        for record in page:
-            if through is not None and record.offset > through:
-                return
-            yield record
-        after = page[-1].offset

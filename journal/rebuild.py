@@ -18,16 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from journal.blobs import sync_folder
-from journal.body import Decision, decode
 from journal.checkpoint import FoldFile
 from journal.errors import Refused
 from journal.log import START
-from journal.poison import Decided
-from journal.record import Kind
+from journal.reading import ByKind, decisions_in
 
 CUTOVER = "cutover"
 _FOLDER = "successors"
-_PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +40,13 @@ class Identity:
         return f"{self.version}-{hashlib.sha256(self.fingerprint.encode()).hexdigest()[:12]}"
 
 
-def cutovers_in(journal: Decided) -> dict[str, frozenset[str]]:
+def cutovers_in(journal: ByKind) -> dict[str, frozenset[str]]:
     """The names of the identities that were decided to take over, by fold: what the echoed decisions say."""
     decided: dict[str, frozenset[str]] = {}
-    after = START
-    while page := journal.of_kind(Kind.DECISION, after, _PAGE):
-        for decision in (decode(record.body, Decision) for record in page):
-            if decision.action == CUTOVER:
-                fold = str(decision.details["fold"])
-                decided[fold] = decided.get(fold, frozenset()) | {str(decision.details["identity"])}
-        after = page[-1].offset
+    for _, decision in decisions_in(journal):
+        if decision.action == CUTOVER:
+            fold = str(decision.details["fold"])
+            decided[fold] = decided.get(fold, frozenset()) | {str(decision.details["identity"])}
     return decided
 
 
@@ -87,7 +81,7 @@ class Succession:
         self.successor.parent.mkdir(exist_ok=True)
         return self.successor
 
-    def settle(self, journal: Decided) -> bool:
+    def settle(self, journal: ByKind) -> bool:
         """Take over if that was decided, and remove what no path leads to; whether the path leads elsewhere now.
 
         Call it while this fold's files are closed here, before `writes`.

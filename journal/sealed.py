@@ -5,28 +5,17 @@ A quarantined event opens as it came or not at all.
 """
 
 from base64 import b64decode
-from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
 from journal.body import Quarantined, decode
 from journal.errors import Corrupt, UnknownName
-from journal.log import START
 from journal.privacy import Erased, KeyTable, Subject, context_of
+from journal.reading import Pages, each
 from journal.record import Kind, Record, canonical_json
 
 Verdict = Literal["equal", "different", "erased"]
-
-_PAGE = 2_000
-
-
-class Readable(Protocol):
-    """What can be paged through."""
-
-    def read(self, partition: int, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.read`."""
-        ...
 
 
 class Sealed(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +39,10 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True):
         return "erased" if self.erased else "equal"
 
 
-def check_sealed(journal: Readable, keys: KeyTable) -> Sealed:
+def check_sealed(journal: Pages, keys: KeyTable) -> Sealed:
     """Open every sealed record of a journal again."""
     counts, different = {"equal": 0, "erased": 0}, []
-    for record in records_in(journal):
+    for record in each(journal):
         verdict = reopen(record, keys)
         if verdict == "different":
             different.append(record.offset)
@@ -95,11 +84,3 @@ def _says_the_same(record: Record, subject: Subject, keys: KeyTable) -> bool:
 
 def _kept(record: Record) -> bytes:
     return b64decode(decode(record.body, Quarantined).event)
-
-
-def records_in(journal: Readable) -> Iterator[Record]:
-    """Every record, in order."""
-    after = START
-    while page := journal.read(0, after, _PAGE):
-        yield from page
-        after = page[-1].offset

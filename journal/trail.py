@@ -12,8 +12,8 @@ import msgspec
 from journal.body import Example, Prediction, Snapshot, Version, decode
 from journal.contract import Contract
 from journal.log import START
+from journal.reading import Pages, each
 from journal.record import Kind, Record
-from journal.sealed import Readable, records_in
 
 
 class Trail(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class Trail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def trail_of(
-    journal: Readable, subject: str, contracts: Mapping[str, Contract], datasets: Mapping[str, int] | None = None
+    journal: Pages, subject: str, contracts: Mapping[str, Contract], datasets: Mapping[str, int] | None = None
 ) -> Trail:
     """Follow a subject through a journal, in one pass.
 
@@ -56,7 +56,7 @@ def trail_of(
         datasets: The last journal offset that each dataset version considered, by its name.
     """
     walk = _Walk(subject, contracts, datasets or {})
-    for record in records_in(journal):
+    for record in each(journal):
         walk.follow(record)
     return walk.trail()
 

@@ -22,6 +22,7 @@ from journal.intake import Intake
 from journal.log import Journal
 from journal.privacy import KeyTable
 from journal.quality import QualityFold
+from journal.reading import Pages
 from journal.record import Cause, Kind, Record
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
@@ -49,14 +50,6 @@ HISTORY_ROWS_PER_FLUSH = 200_000
 FLAVORS = ("river", "batch")
 FOLDS = ("features", "answer", "join", "learner", "quality")
 """Each has a file, in the order in which a record visits them."""
-
-
-class Pages(Protocol):
-    """What can be paged through."""
-
-    def read(self, partition: int, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.read`."""
-        ...
 
 
 class FoldJournal(Pages, Protocol):
