@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import orjson
 
-from journal.checkpoint import FoldFile
+from journal.checkpoint import FoldFile, positions_in
 from journal.clock import parse_time
 from journal.log import START
 from journal.record import Kind
@@ -208,13 +208,8 @@ class Load:
         journal = SqliteReader(self.home.journal)
         end = journal.end()
         journal.close()
-        lag = {}
-        for fold in ("features", "answer", "join"):
-            file = FoldFile(self.home.fold(fold), readonly=True)
-            position = file.position(fold)
-            lag[fold] = end - (START if position is None else position.offset)
-            file.close()
-        return lag
+        positions = positions_in(self.home.fold("x").parent)
+        return {fold: end - positions[fold] for fold in ("features", "answer", "join")}
 
     def _figures(self, took: float) -> dict[str, Any]:
         tally = self.tally

@@ -7,7 +7,6 @@ The child's exit code is 0 and its standard output the manifest, or the exit cod
 what the error says. It ends with the process that started it.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -18,10 +17,10 @@ import msgspec
 
 from features import dataset
 from journal.errors import Corrupt, JobFailed, Refused, RivermillError
+from journal.parent import ends_with
 from journal.sqlite_reader import SqliteReader
 
 _ROOT = Path(__file__).parents[1]
-_PR_SET_PDEATHSIG = 1
 _RAISED_AGAIN: tuple[type[RivermillError], ...] = (Refused, Corrupt)
 
 
@@ -77,17 +76,11 @@ def _failure(done: "subprocess.CompletedProcess[bytes]") -> RivermillError:
     return JobFailed(which=f"its dataset: {failure.error}: {failure.which}", fix=failure.fix)
 
 
-def _end_with(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def main(text: str) -> int:
     """Build what a request asks for; returns the exit code."""
     request = msgspec.json.decode(text, type=_Request)
-    _end_with(request.parent)
+    if not ends_with(request.parent, signal.SIGKILL):
+        os.kill(os.getpid(), signal.SIGKILL)
     journal = SqliteReader(Path(request.journal))
     try:
         made = dataset.build(journal, Path(request.root), request.pipeline, request.through, request.build)

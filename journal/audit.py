@@ -228,18 +228,13 @@ def audited(
             when=now(),
             person=person,
             action=action,
-            object=_writable(attempt.object),
+            object=attempt.object,
             outcome=outcome,
-            why=_writable(why),
+            why=why,
             decision=attempt.decision,
             details=attempt.details,
             signer=signer,
         )
-
-
-def _writable(text: str) -> str:
-    """What was asked for may be no text in UTF-8; that somebody asked for it is written down all the same."""
-    return text.encode(errors="replace").decode()
 
 
 class Denials:

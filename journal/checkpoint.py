@@ -6,14 +6,14 @@ still: of two writers the older one changes nothing from the moment the newer on
 
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from journal.errors import Corrupt, DurabilityLost, Fenced
-from journal.log import Position
+from journal.log import START, Position
 from journal.sqlite import open_database
 
 _SCHEMA = """
@@ -162,6 +162,16 @@ class FoldFile:
                 fix=_REBUILD,
             )
         return value
+
+
+def positions_in(folder: Path) -> dict[str, int]:
+    """The offset that each fold of a folder has committed, by the fold's name; `START` before its first commit."""
+    positions = {}
+    for path in sorted(folder.glob("*.sqlite")):
+        with closing(FoldFile(path, readonly=True)) as file:
+            position = file.position(path.stem)
+        positions[path.stem] = START if position is None else position.offset
+    return positions
 
 
 def _place_checksum(fold: str, place: tuple[Any, ...]) -> int:

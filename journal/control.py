@@ -13,7 +13,7 @@ The rules:
   nor go. See `journal.proof`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -28,6 +28,9 @@ from journal.sql import Database
 
 NAMING = ("bootstrap", "promote", "roll_back")
 """The actions that name the line that answers."""
+
+_TRIES = 20
+"""Compare-and-swaps that a decision may lose: whoever wins one has decided something, so this ends by itself."""
 
 _metadata = sa.MetaData()
 _decisions_table = ledger_table(
@@ -248,9 +251,31 @@ class ControlLog:
             details: Facts; they must be JSON.
             signer: Signs it.
         """
-        facts = {"when": when, "person": person, "action": action, "object": object, "outcome": outcome, "why": why}
+        said = {"person": person, "action": action, "object": object, "outcome": outcome, "why": why}
+        # What was asked for may be no text in UTF-8; that somebody asked for it is written down all the same.
+        texts = {name: text.encode(errors="replace").decode() for name, text in said.items()}
         with self.database.writing() as connection:
-            return self.audited.append(connection, pipeline, signer, **facts, decision=decision, details=details or {})
+            return self.audited.append(
+                connection, pipeline, signer, when=when, **texts, decision=decision, details=details or {}
+            )
+
+
+def append_next(control: ControlLog, pipeline: str, clock: Callable[[], int], **decision: Any) -> Entry:
+    """Decide behind whatever was decided last: for what no other decision stands in the way of.
+
+    Args:
+        control: The control log.
+        pipeline: Whose.
+        clock: The journal's now, in microseconds: asked at each try.
+        decision: As for `ControlLog.append`, without ``expected`` and ``at``.
+    """
+    for _ in range(_TRIES):
+        head = control.head(pipeline)
+        try:
+            return control.append(pipeline, expected=head.sequence if head else 0, at=clock(), **decision)
+        except LostRace as error:
+            lost = error
+    raise lost
 
 
 def decision_of(entry: Entry) -> Decision:

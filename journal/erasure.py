@@ -19,16 +19,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from journal.control import ControlLog, Entry, echo_of
-from journal.errors import LostRace, Refused, UnknownName
+from journal.control import ControlLog, Entry, append_next, echo_of
+from journal.errors import Refused, UnknownName
 from journal.ledger import Signs, Verifies
 from journal.privacy import KeyTable
 from journal.record import Draft
 from journal.trail import Trail
 
 ACTION = "erase"
-_TRIES = 20
-"""Compare-and-swaps that an erasure may lose: whoever wins one has decided something, so this ends by itself."""
 
 
 class SignsAndVerifies(Signs, Verifies, Protocol):
@@ -121,24 +119,18 @@ class Eraser:
 
     def _decide(self, subject: str, why: str, principal: str, trail: Trail) -> Entry:
         details = {name: fact for name, fact in msgspec.to_builtins(trail).items() if name != "subject"}
-        for _ in range(_TRIES):
-            head = self.control.head(self.pipeline)
-            try:
-                return self.control.append(
-                    self.pipeline,
-                    expected=head.sequence if head else 0,
-                    action=ACTION,
-                    subject=subject,
-                    why=why,
-                    details=details,
-                    at=self.clock(),
-                    principal=principal,
-                    key=f"{ACTION}-{subject}",
-                    signer=self.signer,
-                )
-            except LostRace as error:
-                lost = error
-        raise lost
+        return append_next(
+            self.control,
+            self.pipeline,
+            self.clock,
+            action=ACTION,
+            subject=subject,
+            why=why,
+            details=details,
+            principal=principal,
+            key=f"{ACTION}-{subject}",
+            signer=self.signer,
+        )
 
 
 def erased_within(entries: Iterable[Entry], through: int) -> list[str]:

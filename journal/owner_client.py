@@ -5,6 +5,7 @@ send it again, since ids and sinks' marks make a repeat harmless.
 """
 
 import asyncio
+import contextlib
 import select
 import socket
 import threading
@@ -75,6 +76,15 @@ class OwnerClient:
         """Append drafts by sink (empty for none); return the journal's end. Raises as `take`, and `Fenced`."""
         numbered = [Batch(sink, list(drafts), self._epochs.get(sink, 0)) for sink, drafts in batches]
         return self._expect(Append(numbered), Done).end
+
+    def offer(self, draft: Draft) -> None:
+        """Append one draft; with the owner down nothing happens: an echo that is missing is made up for at its start.
+
+        Raises:
+            RivermillError: As `append`, but for `OwnerDown`.
+        """
+        with contextlib.suppress(OwnerDown):
+            self.append([("", [draft])])
 
     def claim(self, epochs: dict[str, int]) -> dict[str, int]:
         """Be the writer of these sinks from now on, and return the epoch granted for each. Raises as `take`.

@@ -14,10 +14,10 @@ from journal.audit import Attempt
 from journal.body import Definition, Prediction, decode
 from journal.clock import format_time
 from journal.control import Entry
-from journal.errors import OwnerDown, UnknownName
+from journal.errors import UnknownName
 from journal.log import START
 from journal.owner_client import OwnerClient
-from journal.record import Draft, Kind, Record
+from journal.record import Kind, Record
 from journal.sqlite_reader import SqliteReader
 from registry import promotion
 from rivermill.auditing import Auditing
@@ -101,13 +101,8 @@ class Desk:
             raise UnknownName(which=f"pipeline {pipeline!r}; there are: {', '.join(self._pipelines)}", fix="Name one")
         rules, home = self._pipelines[pipeline]
         journal, owner = SqliteReader(home.journal), OwnerClient(home.socket)
-
-        def land(draft: Draft) -> None:
-            with contextlib.suppress(OwnerDown):
-                owner.append([("", [draft])])
-
         try:
-            yield live_lines(rules, home, journal, land), journal
+            yield live_lines(rules, home, journal, owner.offer), journal
         finally:
             owner.close()
             journal.close()

@@ -1,6 +1,5 @@
 """Erasing a person from a pipeline's home, beside whatever runs there."""
 
-import contextlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,10 +9,8 @@ import msgspec
 
 from features import dataset
 from journal.erasure import ACTION, Eraser, Erasure
-from journal.errors import OwnerDown
 from journal.owner_client import OwnerClient
 from journal.privacy import KeyTable
-from journal.record import Draft
 from journal.sqlite_reader import SqliteReader
 from journal.trail import Trail, trail_of
 from rivermill.auditing import Auditing
@@ -56,10 +53,6 @@ def _eraser(folder: Path, home: Home) -> Iterator[tuple[Eraser, Any]]:
     owner = OwnerClient(home.socket)
     with closing(SqliteReader(home.journal)) as journal, closing(KeyTable(home.keys / "subjects.sqlite")) as keys:
 
-        def land(draft: Draft) -> None:
-            with contextlib.suppress(OwnerDown):
-                owner.append([("", [draft])])
-
         def follow(subject: str) -> Trail:
             ranges = {made.version: made.through for made in dataset.versions(home.datasets)}
             return trail_of(journal, subject, rules.contracts, ranges)
@@ -70,7 +63,7 @@ def _eraser(folder: Path, home: Home) -> Iterator[tuple[Eraser, Any]]:
             control=control_of(home),
             signer=signer_of(home),
             clock=lambda: journal.clock,
-            land=land,
+            land=owner.offer,
         )
         with closing(owner):
             yield eraser, follow

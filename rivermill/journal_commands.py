@@ -151,6 +151,7 @@ def repair(place: Place, pipeline: str, source: Path | None, accept_loss: bool, 
 @click.pass_obj
 def retain(place: Place, pipeline: str, explain: bool, apply: bool, as_json: bool) -> None:
     """Let go of PIPELINE's old segments: below every fold, and only as long ago as its contracts allow."""
+    from journal.checkpoint import positions_in
     from journal.retention import apply_retention, longest, plan_retention
     from rivermill.pipeline import load_intake
 
@@ -160,7 +161,7 @@ def retain(place: Place, pipeline: str, explain: bool, apply: bool, as_json: boo
     home, rules = place.existing(pipeline), load_intake(place.folder(pipeline))
     plan = plan_retention(
         home.journal,
-        readers=fold_positions(home.fold("x").parent),
+        readers=positions_in(home.fold("x").parent),
         keeps=longest(contract.retention for contract in rules.contracts.values()),
         remembers=rules.dedup_window,
     )
@@ -187,21 +188,6 @@ def archive(place: Place, pipeline: str, as_json: bool) -> None:
         before = reader.clock - window
     moved = seal_to_blobs(home.journal, DirectoryBlobs(home.blobs), before=before)
     out.show_table([msgspec.to_builtins(segment) for segment in moved], as_json)
-
-
-def fold_positions(folder: Path) -> dict[str, int]:
-    """The offset that each fold of a home has committed, by the fold's name."""
-    from contextlib import closing
-
-    from journal.checkpoint import FoldFile
-    from journal.log import START
-
-    positions = {}
-    for path in sorted(folder.glob("*.sqlite")):
-        with closing(FoldFile(path, readonly=True)) as file:
-            position = file.position(path.stem)
-        positions[path.stem] = START if position is None else position.offset
-    return positions
 
 
 def _show(lines: list[str], facts: Mapping[str, Any], as_json: bool) -> None:

@@ -4,22 +4,19 @@ The server starts workers of its own. The kernel tells a child of its parent's d
 process is told, and ends its whole group.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 
-_PR_SET_PDEATHSIG = 1
+from journal.parent import ends_with
 
 
 def main(command: Sequence[str]) -> int:
     """Run a program until it ends or SIGTERM comes; returns its exit code."""
     signal.signal(signal.SIGHUP, lambda *_: os.killpg(0, signal.SIGKILL))
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
-    if os.getppid() != parent:
+    if not ends_with(os.getppid(), signal.SIGHUP):
         return 1
     server = subprocess.Popen(command)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())

@@ -136,8 +136,8 @@ def resume(home: Home, rule: str, *, why: str, principal: str, key: str) -> Fact
             known = ", ".join(sorted(alerts)) or "none"
             raise UnknownName(which=f"a standing alert of rule {rule!r}; there are: {known}", fix="Name one of them")
         entry = _decide(home, journal, rule, why, principal, key)
-    with contextlib.suppress(OwnerDown), closing(OwnerClient(home.socket)) as owner:
-        owner.append([("", [echo_of(entry)])])
+    with closing(OwnerClient(home.socket)) as owner:
+        owner.offer(echo_of(entry))
     return {"decision": entry.sequence, "action": entry.action, "rule": rule, "why": why}
 
 

@@ -1,21 +1,16 @@
 """Decisions about folds: to skip a record that a fold cannot take, and to let a rebuilt fold take over."""
 
-import contextlib
 from contextlib import closing
 from typing import Any
 
-from journal.control import ControlLog, Entry, echo_of
-from journal.errors import LostRace, OwnerDown, Refused
-from journal.ledger import Signs
+from journal.control import Entry, append_next, echo_of
+from journal.errors import Refused
 from journal.owner_client import OwnerClient
 from journal.poison import SKIP, skip_plan
 from journal.rebuild import CUTOVER, Succession
 from journal.sqlite_reader import SqliteReader
 from rivermill.settings import Home
 from rivermill.wiring import control_of, signer_of
-
-_TRIES = 20
-"""Compare-and-swaps that a decision may lose: whoever wins one has decided something, so this ends by itself."""
 
 
 def skip_record(home: Home, fold: str, offset: int, *, why: str, principal: str) -> Entry:
@@ -52,19 +47,6 @@ def cut_over(home: Home, succession: Succession, *, why: str, principal: str) ->
 
 def _decided(home: Home, **decision: Any) -> Entry:
     with closing(SqliteReader(home.journal)) as journal, closing(OwnerClient(home.socket)) as owner:
-        entry = _appended(control_of(home), home.pipeline, at=journal.clock, signer=signer_of(home), **decision)
-        with contextlib.suppress(OwnerDown):
-            owner.append([("", [echo_of(entry)])])
+        entry = append_next(control_of(home), home.pipeline, lambda: journal.clock, signer=signer_of(home), **decision)
+        owner.offer(echo_of(entry))
         return entry
-
-
-def _appended(control: ControlLog, pipeline: str, *, at: int, signer: Signs, **decision: Any) -> Entry:
-    lost: LostRace | None = None
-    for _ in range(_TRIES):
-        head = control.head(pipeline)
-        try:
-            return control.append(pipeline, expected=head.sequence if head else 0, at=at, signer=signer, **decision)
-        except LostRace as error:
-            lost = error
-    assert lost is not None, "a try either returns or loses"
-    raise lost

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from journal.body import Decision, Snapshot, decode
-from journal.checkpoint import FoldFile
+from journal.checkpoint import positions_in
 from journal.clock import format_time
 from journal.control import NAMING
 from journal.held import count_held
@@ -32,7 +32,7 @@ def _status(home: Home) -> Facts:
         "now": format_time(journal.clock),
         "records": end + 1,
         "segments": len(journal.segments()),
-        "lag": {name: end - offset for name, offset in _positions(home).items()},
+        "lag": {name: end - offset for name, offset in positions_in(home.fold("x").parent).items()},
         "serving": _serving(journal),
         "quarantined": held["quarantined"],
         "quarantine": held,
@@ -51,16 +51,6 @@ def _poison(home: Home) -> Facts:
     return (
         {} if suspect is None else {"stays before": f"record {suspect.offset} of fold {suspect.fold}: {suspect.error}"}
     )
-
-
-def _positions(home: Home) -> dict[str, int]:
-    positions = {}
-    for path in sorted(home.fold("x").parent.glob("*.sqlite")):
-        file = FoldFile(path, readonly=True)
-        position = file.position(path.stem)
-        positions[path.stem] = -1 if position is None else position.offset
-        file.close()
-    return positions
 
 
 def _serving(journal: SqliteReader) -> Facts | str:

@@ -5,7 +5,6 @@ others go on, and the log says so. Children die with the supervisor, however it 
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -16,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
-_PR_SET_PDEATHSIG = 1
+from journal.parent import send_at_parents_death
+
 _LOOK_EVERY = 0.05
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
@@ -158,7 +158,7 @@ class Supervisor:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    send_at_parents_death(signal.SIGKILL)
     # A terminal's Ctrl-C goes to the supervisor alone, which stops the children in order.
     os.setpgid(0, 0)
 

@@ -8,7 +8,6 @@ Exit codes: 0 done; 1 a recipe failed, with its traceback; 143 stopped; otherwis
 such as 4 for a spec that cannot be read, 5 for folds that the rows do not make, 7 for rows that are not the spec's.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from features import dataset
 from journal.errors import Corrupt, RivermillError
+from journal.parent import ends_with
 from training.job_folder import read_spec, write_result
 from training.models_file import ModelsFile
 from training.recipe import RetrainSpec
@@ -30,7 +30,6 @@ PARENT_VARIABLE = "RIVERMILL_JOB_PARENT"
 
 STOPPED = 128 + signal.SIGTERM
 _NICENESS = 19
-_PR_SET_PDEATHSIG = 1
 
 
 class _Stop(BaseException):
@@ -74,9 +73,7 @@ def _stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
 
 def _end_with_parent() -> None:
     """Ask for SIGTERM at the parent's death, and notice one that came before we could ask."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(os.environ.get(PARENT_VARIABLE, os.getppid())):
+    if not ends_with(int(os.environ.get(PARENT_VARIABLE, os.getppid())), signal.SIGTERM):
         raise _Stop
 
 
