@@ -11,6 +11,7 @@ from features.online_table import OnlineTable
 from features.outbox import Outbox
 from features.processor import FeatureFold
 from features.reader import FeatureReader, Source
+from journal.archive import remove_database
 from journal.blobs import DirectoryBlobs, write_durably
 from journal.body import Definition
 from journal.checkpoint import FoldFile
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
 
 HISTORY_ROWS_PER_FLUSH = 200_000
 FLAVORS = ("river", "batch")
-FOLDS = ("features", "answer", "join", "learner", "quality")
-"""Each has a file, in the order in which a record visits them."""
+FOLDS = ("features", "answer", "join", "learner")
+"""Each has a file, in the order in which a record visits them; `QualityFold` comes behind, where there are rules."""
 
 
 class FoldJournal(Pages, Protocol):
@@ -86,7 +87,6 @@ class Folds:
     answer: AnswerFold
     join: JoinFold
     learner: Learner
-    quality: QualityFold
     outbox: Outbox
     history: History
 
@@ -171,8 +171,13 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
     answer = _answer(pipeline, home, journal, definition, table)
     join = JoinFold(pipeline.label)
     learner = _learner(pipeline, home, journal)
-    quality = QualityFold(pipeline.quality)
-    folds: tuple[Fold, ...] = (features, answer, join, learner, quality)
+    folds: list[Fold] = [features, answer, join, learner]
+    if pipeline.quality:
+        files[QualityFold.name] = FoldFile(home.fold(QualityFold.name))
+        folds.append(QualityFold(pipeline.quality))
+    else:
+        # What was measured by rules that are gone would count as a reader that stays behind.
+        remove_database(home.fold(QualityFold.name))
     # A runner that never steps (a live worker's) asks less of its journal than the whole port.
     port = cast(Journal, journal)
     return Folds(
@@ -181,7 +186,6 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
         answer=answer,
         join=join,
         learner=learner,
-        quality=quality,
         outbox=outbox,
         history=History(home.history(journal.incarnation), schemas),
     )
