@@ -227,3 +227,9 @@ def test_only_wiring_names_adapters() -> None:
         if path.name not in homes:
             names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
             assert names.isdisjoint(adapters), path
+
+
+def test_every_path_that_the_readme_names_is_there() -> None:
+    named = set(re.findall(r"`((?:tests|docs|configs|benchmarks)/[\w./-]+)`", (ROOT / "README.md").read_text()))
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
