@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEEKS ?= 10
+JOBS ?= 2
 KILLS ?= 100
 CRASH_EVENTS ?= 50000
 SEEDS ?= 10000
@@ -17,7 +18,7 @@ up: $(READY)  ## the live service over what has run here; Ctrl-C stops it
 	$(BIN)/rivermill up
 
 test: $(READY)  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 crash: $(READY)  ## kill owner, worker and lock-step again and again over real events; prints the counts
 	RIVERMILL_KILLS=$(KILLS) RIVERMILL_EVENTS=$(CRASH_EVENTS) $(BIN)/python -m pytest -s tests/crash tests/recovery

@@ -568,9 +568,13 @@ def test_a_killed_owner_is_told_at_once_and_found_again(tmp_path: Path) -> None:
         return id_
 
     async def live(client: AsyncOwnerClient, process: subprocess.Popen[str], ids: list[str]) -> list[str]:
-        """Send all at once, kill the owner after some answers, and give back what nobody acknowledged."""
-        under_way = [asyncio.create_task(send(client, id_)) for id_ in ids]
+        """Send most at once, the last to an owner that is held, kill it, and give back what nobody acknowledged."""
+        under_way = [asyncio.create_task(send(client, id_)) for id_ in ids[:-5]]
         await asyncio.wait(under_way[: chance.randrange(1, 40)])
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        under_way += [asyncio.create_task(send(client, id_)) for id_ in ids[-5:]]
+        await asyncio.sleep(0)
         process.kill()
         results = await asyncio.gather(*under_way, return_exceptions=True)
         lost = [result for result in results if isinstance(result, BaseException)]
