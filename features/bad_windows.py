@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from features.dataset_range import first_known
 from journal.quality import alerts_in
 from journal.reading import Readable
 
@@ -44,25 +45,13 @@ class BadWindows:
         windows: dict[str, list[BadWindow]] = {}
         for record, alert in alerts_in(journal, through):
             if alert.is_breach:
-                first, behind = (self._first_known(at, record.offset) for at in (alert.begins, alert.ends))
+                first, behind = (first_known(journal, at, record.offset) for at in (alert.begins, alert.ends))
                 windows.setdefault(alert.stream, []).append(BadWindow(alert.name, first, behind))
         self._spans = {stream: _Spans(windows[stream]) for stream in sorted(windows)}
 
     def __bool__(self) -> bool:
         """Whether there is any."""
         return bool(self._spans)
-
-    def _first_known(self, at: int, before: int) -> int:
-        """The least offset, at most ``before``, from which on every record is known at ``at`` or later."""
-        low, high = 0, before
-        while low < high:
-            middle = (low + high) // 2
-            (record,) = self._journal.read(0, middle - 1, 1)
-            if record.at < at:
-                low = record.offset + 1
-            else:
-                high = middle
-        return low
 
     def rule_against(self, *, question: int, prediction: int, label: int, example: int) -> str | None:
         """The rule in whose bad window one of these records lies, if it is about that record's stream.

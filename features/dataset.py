@@ -4,204 +4,215 @@ Rows are examples: the features as predicted and the outcome. Every prediction o
 either in a row or in a counted exclusion; rows out = rows in, in the order of the predictions.
 """
 
-import hashlib
-import os
-import shutil
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from features.dataset_diff import first_difference
+from features.dataset_hash import hash_rows
+from features.dataset_known import Known, fill
+from features.dataset_manifest import Manifest, load, versions
+from features.dataset_range import EVER, at_of, first_known
+from features.dataset_rules import Checked, check
+from features.dataset_service import Service
+from features.dataset_store import ADHOC, Keeping, keeping_of, publish, put_back, read
 from features.examples import Readable, Rows, collect
-from journal.blobs import sync_folder, write_durably
-from journal.errors import Corrupt, Refused, UnknownName
+from journal.errors import Corrupt, NoLongerProvable
+from journal.field import Field
 from journal.quality import require_running
 from journal.stage_rule import DATASET, FEATURES, JOIN
+from journal.upcast import Lift, as_stored
+
+__all__ = ["Asked", "Manifest", "build", "check", "hash_rows", "load", "read", "rebuild", "verify", "versions"]
+"""Also what callers need beside `build` and `verify`, from where it is defined."""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """How a dataset version was made.
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dataset is wanted for and made of, beside the journal's end; the defaults take everything.
 
     Attributes:
-        version: ``<pipeline>-<first 12 of the hash>``.
-        pipeline: Whose it is.
-        service: The feature service, as ``name@digest``.
-        views: Its views, as ``name@version``.
-        schema: Column names and types, in order.
-        incarnation: The life of the journal it was read from.
-        through: Last journal offset that was considered.
-        build: Fingerprint of the code and libraries.
-        considered: Predictions in the range.
-        excluded: Those without a row, by reason.
-        rows_in: Predictions left after the exclusions.
-        rows_out: Rows written; always ``rows_in``.
-        positives: Rows whose outcome is true.
-        hash: SHA-256 over the canonical rows.
+        first: The first offset whose prediction counts; by default the first that can still be read.
+        as_of: The journal time of the range's end, in microseconds; by default that of its last record.
+        window: How far back predictions count, in microseconds; only for the record, ``first`` decides.
+        kind: What it is for: one of `features.dataset_store.KINDS`.
+        service: Its columns; by default those of the newest service that the journal defines in the range.
+        promised: By column the contract's field that it comes from.
     """
 
-    version: str
-    pipeline: str
-    service: str
-    views: list[str]
-    schema: list[tuple[str, str]]
-    incarnation: str
-    through: int
-    build: str
-    considered: int
-    excluded: dict[str, int]
-    rows_in: int
-    rows_out: int
-    positives: int
-    hash: str
+    first: int | None = None
+    as_of: int | None = None
+    window: int | None = None
+    kind: str = ADHOC
+    service: Service | None = None
+    promised: dict[str, Field] = {}
 
 
-def build(journal: Readable, root: Path, pipeline: str, through: int, fingerprint: str) -> Manifest:
+EVERYTHING = Asked()
+
+
+def build(
+    journal: Readable,
+    root: Path,
+    pipeline: str,
+    through: int,
+    fingerprint: str,
+    asked: Asked = EVERYTHING,
+    *,
+    known: Known | None = None,
+    lift: Lift = as_stored,
+) -> Manifest:
     """Write the dataset version of a journal range; one that exists already is returned as it is.
 
+    Args:
+        journal: Where the examples are.
+        root: Where the versions lie.
+        pipeline: Whose they are.
+        through: The last offset that counts.
+        fingerprint: Of the code and libraries.
+        asked: What it is for and made of.
+        known: Where views' rows are that predictions do not hold.
+        lift: Makes questions of earlier versions readable.
+
     Raises:
-        Refused: The rows break the dataset's own rules; the message says which rows.
+        Refused: The rows break the dataset's own rules (the message says which rows), or a view cannot be looked up.
         Stopped: A quality rule held a stage that datasets come from, at the end of the range.
     """
     require_running(journal, FEATURES, JOIN, DATASET, through=through)
-    rows = collect(journal, through)
-    check(rows.table)
-    manifest = _manifest(rows, pipeline, journal.incarnation, through, fingerprint)
-    folder = root / manifest.version
-    if (folder / "manifest.json").exists():
-        return load(root, manifest.version)
-    _write(folder, rows.table, manifest)
+    if asked.first is None:
+        asked = msgspec.structs.replace(asked, first=first_known(journal, EVER, through))
+    rows = collect(journal, through, first=asked.first or 0, service=asked.service)
+    table = fill(rows, journal, known, through, lift)
+    held = check(table, asked.promised)
+    made = _manifest(rows, table, held, _Place(journal, pipeline, through, fingerprint), asked)
+    keeping = Keeping(kind=asked.kind, claimed=made.created)
+    publish(root, made.version, table, msgspec.json.format(msgspec.json.encode(made)), keeping)
+    return load(root, made.version)
+
+
+def rebuild(journal: Readable, manifest: Manifest, known: Known | None = None, lift: Lift = as_stored) -> pa.Table:
+    """The rows that a manifest's range gives today."""
+    rows = collect(journal, manifest.through, first=manifest.first, service=manifest.made_of)
+    return fill(rows, journal, known, manifest.through, lift)
+
+
+def verify(
+    journal: Readable, root: Path, version: str, *, known: Known | None = None, lift: Lift = as_stored
+) -> Manifest:
+    """Rebuild a version from its journal range, and read its rows where they are kept: both must have its hash.
+
+    Args:
+        journal: Where it was made from.
+        root: Where the versions lie.
+        version: Which.
+        known: Where views' rows are that predictions do not hold.
+        lift: Makes questions of earlier versions readable.
+
+    Raises:
+        Corrupt: One of them differs; the message says which, and where first.
+        NoLongerProvable: The range cannot be read any more. The rows that are kept were checked before.
+    """
+    manifest = load(root, version)
+    stored = None if keeping_of(root / version).storage == "dropped" else read(root, version)
+    is_whole = stored is None or hash_rows(stored) == manifest.hash
+    require_range(journal, manifest, "its rows have its hash" if is_whole and stored is not None else "")
+    rebuilt = rebuild(journal, manifest, known, lift)
+    if hash_rows(rebuilt) != manifest.hash:
+        where = "" if stored is None or not is_whole else f", first in {first_difference(stored, rebuilt)}"
+        raise Corrupt(
+            which=f"dataset {version}: rebuilt from the journal it differs{where}",
+            fix="Do not train on it; `rivermill journal verify` tells whether the journal was damaged",
+        )
+    if stored is not None and not is_whole:
+        raise Corrupt(
+            which=f"dataset {version}: its file differs, first in {first_difference(rebuilt, stored)}",
+            fix="`rivermill dataset restore` writes the right rows: the journal still gives them",
+        )
     return manifest
 
 
-def check(table: pa.Table) -> None:
-    """The rules that any dataset keeps, as a pandera schema: unique predictions, an outcome each, finite numbers.
+def restore(journal: Readable, root: Path, version: str, *, known: Known | None = None, lift: Lift = as_stored) -> None:
+    """Make a version's rows ready to read: those that were put away, or else what its range gives.
 
     Raises:
-        Refused: With the failing rows (by prediction offset) and rules.
+        Corrupt: What the range gives today is not what the version holds.
+        NoLongerProvable: The range cannot be read any more.
     """
-    import pandera.pandas as pandera  # noqa: PLC0415 - costs a second that only a build should pay
+    manifest = load(root, version)
+    table = read(root, version) if keeping_of(root / version).storage == "archive" else None
+    if table is None or hash_rows(table) != manifest.hash:
+        require_range(journal, manifest)
+        table = rebuild(journal, manifest, known, lift)
+    if hash_rows(table) != manifest.hash:
+        raise Corrupt(
+            which=f"dataset {version}: rebuilt from the journal it differs",
+            fix="`rivermill journal verify` tells whether the journal was damaged",
+        )
+    put_back(root, version, table)
 
-    finite = pandera.Check(np.isfinite, ignore_na=True, error="not finite")
-    columns = {
-        field.name: pandera.Column(checks=[finite] if pa.types.is_floating(field.type) else [], nullable=True)
-        for field in table.schema
-    }
-    columns["prediction"] = pandera.Column(unique=True)
-    columns["outcome"] = pandera.Column(nullable=False)
-    frame = table.to_pandas()
+
+def require_range(journal: Readable, manifest: Manifest, besides: str = "") -> None:
+    """Make sure that what a version was made from can still be read.
+
+    Raises:
+        NoLongerProvable: It cannot.
+    """
+    told = f"; {besides}" if besides else ""
+    if journal.end() < manifest.through:
+        raise NoLongerProvable(
+            which=f"dataset {manifest.version} ends at record {manifest.through}, the journal at {journal.end()}{told}",
+            fix="Restore a backup that reaches as far",
+        )
     try:
-        pandera.DataFrameSchema(columns, strict=True).validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as error:
-        cases = error.failure_cases.head(5)
-        found = zip(cases["index"], cases["column"], cases["check"], strict=True)
-        shown = "; ".join(f"row {row}, {column}: {rule}" for row, column, rule in found)
-        raise Refused(
-            which=f"{len(error.failure_cases)} cell(s) break the dataset's rules: {shown}",
-            fix="Look at those predictions with `rivermill journal tail`",
+        journal.read(0, manifest.first - 1, 1)
+    except NoLongerProvable as error:
+        raise NoLongerProvable(
+            which=f"dataset {manifest.version} begins at record {manifest.first}: {error.which}{told}", fix=error.fix
         ) from error
 
 
-def verify(journal: Readable, root: Path, version: str) -> Manifest:
-    """Rebuild a version from the journal range it names, and read its file: both must have the manifest's hash.
-
-    Raises:
-        Corrupt: One of them differs; the message says which.
-    """
-    manifest = load(root, version)
-    rebuilt = hash_rows(collect(journal, manifest.through).table)
-    if rebuilt != manifest.hash:
-        raise Corrupt(
-            which=f"dataset {version}: rebuilt from the journal: {rebuilt[:12]}, in its manifest: {manifest.hash[:12]}",
-            fix="Do not train on it; `rivermill journal verify` tells whether the journal was damaged",
-        )
-    stored = hash_rows(read(root, version))
-    if stored != manifest.hash:
-        raise Corrupt(
-            which=f"dataset {version}: in its file: {stored[:12]}, in its manifest: {manifest.hash[:12]}",
-            fix="Delete the folder and build it again: the journal still gives the right rows",
-        )
-    return manifest
+class _Place(NamedTuple):
+    journal: Readable
+    pipeline: str
+    through: int
+    build: str
 
 
-def load(root: Path, version: str) -> Manifest:
-    """Read a version's manifest; raises UnknownName."""
-    path = root / version / "manifest.json"
-    if "/" in version or not path.exists():
-        known = ", ".join(manifest.version for manifest in versions(root)) or "none"
-        raise UnknownName(which=f"dataset {version!r}; there are: {known}", fix="`rivermill dataset list` shows them")
-    return msgspec.json.decode(path.read_bytes(), type=Manifest)
-
-
-def versions(root: Path) -> list[Manifest]:
-    """Every version, by name."""
-    return [msgspec.json.decode(path.read_bytes(), type=Manifest) for path in sorted(root.glob("*/manifest.json"))]
-
-
-def read(root: Path, version: str, columns: list[str] | None = None) -> pa.Table:
-    """A version's rows; of the named columns alone, where some are named."""
-    try:
-        return pq.read_table(root / version / "rows.parquet", columns=columns)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise Corrupt(which=f"dataset {version}: {error}", fix="Delete the folder and build it again") from error
-
-
-def hash_rows(table: pa.Table) -> str:
-    """SHA-256 over the canonical rows: column by column its name, type, validity and little-endian values.
-
-    Chunking, file layout and what lies under a null do not matter; a changed bit, row or order does.
-    """
-    total = hashlib.sha256()
-    for field in table.schema:
-        column = table.column(field.name).combine_chunks()
-        total.update(f"{field.name}\0{field.type}\0{len(column)}\0".encode())
-        total.update(np.asarray(column.is_valid()).tobytes())
-        total.update(_canonical_values(column))
-    return total.hexdigest()
-
-
-def _canonical_values(column: Any) -> bytes:
-    if pa.types.is_string(column.type):
-        texts = [text or "" for text in column.to_pylist()]
-        lengths = np.fromiter((len(text.encode()) for text in texts), "<i8", len(texts))
-        return lengths.tobytes() + "".join(texts).encode()
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.int64())
-    filled = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
-    return np.asarray(filled).astype(np.asarray(filled).dtype.newbyteorder("<")).tobytes()
-
-
-def _manifest(rows: Rows, pipeline: str, incarnation: str, through: int, fingerprint: str) -> Manifest:
-    content = hash_rows(rows.table)
+def _manifest(rows: Rows, table: pa.Table, held: list[Checked], place: _Place, asked: Asked) -> Manifest:
+    journal, pipeline, through, build = place
+    content, definition = hash_rows(table), rows.definition
     return Manifest(
         version=f"{pipeline}-{content[:12]}",
         pipeline=pipeline,
-        service=rows.definition.service,
-        views=rows.definition.views,
-        schema=[(field.name, str(field.type)) for field in rows.table.schema],
-        incarnation=incarnation,
+        service=definition.service,
+        views=definition.views,
+        digests=rows.service.digests,
+        schema=[(field.name, str(field.type)) for field in table.schema],
+        incarnation=journal.incarnation,
+        first=asked.first or 0,
         through=through,
-        build=fingerprint,
+        as_of=at_of(journal, through) if asked.as_of is None else asked.as_of,
+        window=asked.window,
+        build=build,
         considered=rows.considered,
         excluded=rows.excluded,
         rows_in=rows.considered - sum(rows.excluded.values()),
-        rows_out=rows.table.num_rows,
-        positives=int(np.count_nonzero(np.asarray(rows.table.column("outcome")))),
+        rows_out=len(table),
+        positives=int(np.count_nonzero(np.asarray(table["outcome"]))),
+        lines=rows.lines,
+        reconstructed=_reconstructed(rows),
+        quality=held,
+        created=at_of(journal, journal.end()),
         hash=content,
+        made_of=rows.service,
     )
 
 
-def _write(folder: Path, table: pa.Table, manifest: Manifest) -> None:
-    """Write beside and rename, so that a version is there whole or not at all."""
-    beside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    pq.write_table(table, beside / "rows.parquet", compression="zstd")
-    with (beside / "rows.parquet").open("rb") as file:
-        os.fsync(file.fileno())
-    write_durably(beside / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
-    sync_folder(folder.parent)
+def _reconstructed(rows: Rows) -> dict[str, int]:
+    counts = Counter[str]()
+    for gap in rows.gaps:
+        counts[gap.view] += len(gap.rows) if gap.view else 0
+    return {view: count for view, count in counts.items() if count}

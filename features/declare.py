@@ -21,7 +21,7 @@ This is the one module that needs Feast to be imported, so only a ``views.py`` i
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from feast import Entity, FeatureView, Field, FileSource
 from feast.data_format import DeltaFormat
@@ -31,28 +31,82 @@ from features.aggregates import Declaration, write_declarations
 from features.views import STREAM, WINDOWS
 
 
-def count(stream: str, *, over: str, tile: str) -> Declaration:
+class Window(TypedDict, total=False):
+    """Which records of a stream count: give ``over`` and ``tile``, or ``every``, or ``gap``.
+
+    Attributes:
+        over: Sliding: the window's width, a whole number of tiles.
+        tile: A tile's width.
+        every: Tumbling: the records since the last whole multiple of this span.
+        closed: With ``every``: those of the span before that one.
+        gap: Session: the records with less than this between one and the next, until it has passed since the last.
+        keep: With ``gap``: the last session that closed, for this long after it did.
+    """
+
+    over: str
+    tile: str
+    every: str
+    closed: bool
+    gap: str
+    keep: str
+
+
+def count(stream: str, **window: Unpack[Window]) -> Declaration:
     """How many records of a stream are in the window; 0 when there is none."""
-    return Declaration(kind="count", stream=stream, over=over, tile=tile)
+    return Declaration(kind="count", stream=stream, **window)
 
 
-def mean(stream: str, column: str, *, over: str, tile: str, scale: int | None = None) -> Declaration:
+def total(
+    stream: str, column: str, *, scale: int | None = None, integer: bool = False, **window: Unpack[Window]
+) -> Declaration:
+    """The sum of a column over the window, 0 when there is no value; see `mean` for the scale.
+
+    Args:
+        stream: Whose records.
+        column: Of which field; nulls do not count.
+        scale: By what a value is multiplied and then rounded to an integer.
+        integer: Whether it is an integer; missing then when 64 bits cannot hold it.
+        **window: See `Window`.
+    """
+    return Declaration(kind="sum", stream=stream, column=column, scale=scale, integer=integer, **window)
+
+
+def mean(stream: str, column: str, *, scale: int | None = None, **window: Unpack[Window]) -> Declaration:
     """The mean of a column over the window; missing when there is no value.
 
     Args:
         stream: Whose records.
         column: Of which field; nulls do not count.
-        over: The window's width, a whole number of tiles.
-        tile: A tile's width.
         scale: By what a value is multiplied and then rounded to an integer, so that sums are exact. Needed where the
             contract says ``number``.
+        **window: See `Window`.
     """
-    return Declaration(kind="mean", stream=stream, column=column, over=over, tile=tile, scale=scale)
+    return Declaration(kind="mean", stream=stream, column=column, scale=scale, **window)
 
 
-def rate(stream: str, column: str, *, at_least: float, over: str, tile: str) -> Declaration:
+def std(stream: str, column: str, *, scale: int | None = None, **window: Unpack[Window]) -> Declaration:
+    """The sample standard deviation over the window; missing below two values. See `mean` for the scale."""
+    return Declaration(kind="std", stream=stream, column=column, scale=scale, **window)
+
+
+def rate(stream: str, column: str, *, at_least: float, **window: Unpack[Window]) -> Declaration:
     """The part of the window's values that reach ``at_least``; a boolean is 0 or 1. Missing when there is no value."""
-    return Declaration(kind="rate", stream=stream, column=column, at_least=at_least, over=over, tile=tile)
+    return Declaration(kind="rate", stream=stream, column=column, at_least=at_least, **window)
+
+
+def minimum(stream: str, column: str, *, integer: bool = False, **window: Unpack[Window]) -> Declaration:
+    """The smallest value in the window, as a float unless ``integer`` is asked for; missing when there is none."""
+    return Declaration(kind="min", stream=stream, column=column, integer=integer, **window)
+
+
+def maximum(stream: str, column: str, *, integer: bool = False, **window: Unpack[Window]) -> Declaration:
+    """The largest value in the window, as a float unless ``integer`` is asked for; missing when there is none."""
+    return Declaration(kind="max", stream=stream, column=column, integer=integer, **window)
+
+
+def distinct(stream: str, column: str, **window: Unpack[Window]) -> Declaration:
+    """How many different values are in the window: exact below 1,024, then with a standard error of 3.1 %."""
+    return Declaration(kind="distinct", stream=stream, column=column, **window)
 
 
 def decayed_mean(stream: str, column: str, *, half_life: str, tile: str, scale: int | None = None) -> Declaration:
@@ -60,9 +114,12 @@ def decayed_mean(stream: str, column: str, *, half_life: str, tile: str, scale: 
     return Declaration(kind="decayed_mean", stream=stream, column=column, half_life=half_life, tile=tile, scale=scale)
 
 
-def last(stream: str, column: str, *, integer: bool = False) -> Declaration:
-    """The value with the largest (time, id) that is not null, as a float unless ``integer`` is asked for."""
-    return Declaration(kind="last", stream=stream, column=column, integer=integer)
+def last(stream: str, column: str, *, integer: bool = False, **window: Unpack[Window]) -> Declaration:
+    """The value with the largest (time, id) that is not null, as a float unless ``integer`` is asked for.
+
+    Without a window it is the last one ever.
+    """
+    return Declaration(kind="last", stream=stream, column=column, integer=integer, **window)
 
 
 def stream(name: str, view: str | None = None) -> FileSource:
@@ -113,7 +170,7 @@ def window_view(
 
 
 def _dtype(declared: Declaration) -> object:
-    return Int64 if declared.kind == "count" or declared.integer else Float64
+    return Int64 if declared.kind in {"count", "distinct"} or declared.integer else Float64
 
 
 def _history(view: str, tags: Mapping[str, str]) -> FileSource:

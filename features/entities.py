@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from features.aggregates import panes_of
+from features.panes import Pane, PaneState, TimedState, panes_of
 from features.rows import FieldValue, Row, decode_key, encode_key
+from features.timed import Timed
 from features.views import ViewPlan
-from features.windows import Pane, PaneState, Window, storable
+from features.windows import storable
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -28,7 +29,7 @@ class Entity:
         self.values: list[FieldValue] = [None] * len(view.plan.fields)
         self.panes: list[PaneState] = [pane.open(self.values) for pane in view.panes]
         for pane in self.panes:
-            if isinstance(pane, Window):
+            if isinstance(pane, Timed):
                 pane.owner = self
 
     def is_empty(self) -> bool:
@@ -47,9 +48,9 @@ class Entity:
 class WindowView:
     """One window view's entities, by join-key value (a tuple of them where there are several)."""
 
-    def __init__(self, plan: ViewPlan, index: int) -> None:
+    def __init__(self, plan: ViewPlan, index: int, lateness: int) -> None:
         self.plan, self.index, self.name = plan, index, plan.name
-        self.panes: tuple[Pane, ...] = panes_of(plan.aggregates)
+        self.panes: tuple[Pane, ...] = panes_of(plan.aggregates, lateness)
         self.entities: dict[Any, Entity] = {}
         self.rows: list[Row] = []
         self.prefix = plan.name.encode() + b"\0"
@@ -71,15 +72,16 @@ class WindowView:
 
 
 class Timers:
-    """Which windows lose a tile at which boundary."""
+    """Which windows lose a tile, or close, at which boundary."""
 
     def __init__(self) -> None:
         self.next: float = inf
-        self._waiting: dict[int, list[Window]] = {}
+        self.unseen: list[Entity] = []
+        self._waiting: dict[int, list[TimedState]] = {}
         self._boundaries: list[int] = []
 
-    def schedule(self, boundary: int, window: Window) -> None:
-        """A tile of this window leaves at this boundary."""
+    def schedule(self, boundary: int, window: TimedState) -> None:
+        """A tile of this window leaves at this boundary, or it closes."""
         waiting = self._waiting.get(boundary)
         if waiting is not None:
             waiting.append(window)
@@ -89,10 +91,18 @@ class Timers:
         self.next = self._boundaries[0]
 
     def fire(self, clock: int) -> Iterable[Entity]:
-        """Let every tile leave whose boundary the clock has reached; the entities concerned, some more than once."""
+        """Let every tile leave whose boundary the clock has reached; the entities concerned, some more than once.
+
+        Those whose state changed where nobody sees it are in ``unseen``, for the caller to empty.
+        """
         while self.next <= clock:
             boundary = heappop(self._boundaries)
             self.next = self._boundaries[0] if self._boundaries else inf
             for window in self._waiting.pop(boundary):
-                window.leave(boundary)
-                yield window.owner
+                due = window.leave(boundary)
+                if window.again is not None:
+                    self.schedule(window.again, window)
+                if due:
+                    yield window.owner
+                elif due is False:
+                    self.unseen.append(window.owner)

@@ -9,17 +9,26 @@ if TYPE_CHECKING:
 
 
 def open_store(
-    home: Path, project: str, online_path: Path, history: Path, now_us: int | None = None, *, owned: bool = True
+    home: Path,
+    project: str,
+    online: Path | str,
+    history: Path,
+    now_us: int | None = None,
+    *,
+    owned: bool = True,
+    socket: Path | None = None,
 ) -> "FeatureStore":
     """Open a project's store; `import feast` takes seconds, so only here.
 
     Args:
         home: The registry lies at ``feast/registry.sqlite`` below it.
         project: Feast's name for the pipeline.
-        online_path: The file of the fold that owns the views, or with ``owned=False`` one of the plugin's own.
+        online: The file of the fold that owns the views, or with ``owned=False`` one of the plugin's own; or a Redis
+            address (``redis://...``), where the fold's table has a copy or the plugin its own rows.
         history: Folder against which the views' relative source paths are resolved.
         now_us: The journal's now in microseconds, for staleness; None is the wall clock. See `set_now`.
-        owned: Whether a fold owns ``online_path``.
+        owned: Whether a fold owns what is in ``online``.
+        socket: Where the owner of the pipeline's journal listens, so that owned plain views can be pushed to.
     """
     from feast import FeatureStore, RepoConfig  # noqa: PLC0415
 
@@ -32,9 +41,9 @@ def open_store(
             # Not cache_mode thread: its thread outlives the store, and what was just applied would be seen late.
             registry={"registry_type": "sql", "path": f"sqlite:///{registry}", "cache_ttl_seconds": 60},
             online_store={
-                "type": "features.sqlite_online_store.SqliteOnlineStore",
-                "path": str(online_path.absolute()),
+                **_place(online),
                 "owned": owned,
+                "socket": str(socket.absolute()) if socket else None,
                 "enforce_ttl": True,
                 "now_us": now_us,
             },
@@ -45,6 +54,12 @@ def open_store(
             entity_key_serialization_version=3,
         )
     )
+
+
+def _place(online: Path | str) -> dict[str, str]:
+    if isinstance(online, Path):
+        return {"type": "features.sqlite_online_store.SqliteOnlineStore", "path": str(online.absolute())}
+    return {"type": "features.redis_online_store.RedisOnlineStore", "address": online}
 
 
 def set_now(store: "FeatureStore", now_us: int) -> None:
@@ -60,7 +75,7 @@ def apply(store: "FeatureStore", objects: Sequence[Any]) -> None:
     """
     from feast import FeatureView  # noqa: PLC0415
 
-    from features.sqlite_online_store import check_views  # noqa: PLC0415
+    from features.feast_row import check_views  # noqa: PLC0415
 
     check_views([thing for thing in objects if isinstance(thing, FeatureView)])
     store.apply(list(objects))

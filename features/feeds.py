@@ -6,8 +6,8 @@ from typing import Any
 from features.entities import Entity, Timers, WindowView
 from features.measure import Measure, Sample
 from features.rows import FieldValue, Row, encode_key
+from features.timed import Timed
 from features.views import ViewPlan
-from features.windows import Window
 
 _CONVERT: Mapping[str, Callable[[Any], FieldValue]] = {"int64": int, "float64": float, "string": str, "bool": bool}
 
@@ -58,7 +58,7 @@ def _feed(view: WindowView, stream: str, measures: Sequence[Measure], timers: Ti
             if sample is not None:
                 state = panes[pane]
                 boundary = state.add(sample)
-                if boundary is not None and isinstance(state, Window):
+                if boundary is not None and isinstance(state, Timed):
                     schedule(boundary, state)
         return entity
 

@@ -69,7 +69,7 @@ class History:
         """
         path = self.root / view
         table = open_table(path)
-        mark = table.transaction_version(MARK) or 0
+        mark = _mark(table)
         if mark < flushed:
             raise Corrupt(which=f"{path} ends at {mark}, but was flushed to {flushed}", fix=_REBUILD)
         fresh = rows.filter(pc.field(KNOWN) > _moment(mark))
@@ -125,6 +125,15 @@ def open_dataset(path: Path) -> ds.Dataset:
         return table.to_pyarrow_dataset()
     except DeltaError as error:
         raise _damaged(path, error) from error
+
+
+def mark_of(path: Path) -> int:
+    """The largest known time that a view's table holds, in microseconds; 0 before its first row."""
+    return _mark(open_table(path))
+
+
+def _mark(table: DeltaTable) -> int:
+    return table.transaction_version(MARK) or 0
 
 
 _REBUILD = "Restore it from a backup, or delete it and its fold's file: both are rebuilt from the journal"

@@ -1,24 +1,21 @@
 """The online store's table: the newest row of each entity in each view, and the guard that keeps it the newest.
 
-The guard: a row is taken when its stamp (event, known) is larger than the held one, and in no other case. So whatever
-order rows come in, the largest stamp stays. A delete is a row with stamps and no values; it reads as missing.
+The guard (`features.stored_row`) lets the largest stamp stay, whatever order rows come in. A delete is a row with
+stamps and no values; it reads as missing.
 """
 
 import threading
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import apsw
-import msgspec
 
 from features.rows import Row, decode_values, encode_values
+from features.stored_row import Wanted, checksum, living
 from journal.errors import Corrupt, UnknownName
 from journal.sqlite import open_database
-
-Wanted = Sequence[tuple[str, bytes]]
-"""(view, encoded key) of each row asked for."""
 
 PAIRS_PER_SELECT = 10_000
 """SQLite binds at most 32,766 values in one statement, two for each row asked for."""
@@ -35,9 +32,27 @@ ON CONFLICT (view, key) DO UPDATE SET
 WHERE (excluded.event, excluded.known) > (online.event, online.known)
 """
 _COLUMNS = "SELECT view, key, event, known, value, checksum FROM online"
+_FIND = """
+WITH wanted (n, v, k) AS (VALUES {})
+SELECT n, event, known, value, checksum FROM wanted CROSS JOIN online ON view = v AND key = k
+"""
+_PAGE = f"{_COLUMNS} WHERE view = ? AND key > ? ORDER BY key LIMIT ?"
 
 _Stored = tuple[str, bytes, int, int, bytes | None, int]
-_encode = msgspec.msgpack.Encoder().encode
+ROWS_PER_PAGE = 2_000
+"""How many rows `OnlineTable.stored` reads at a time."""
+
+
+class Copy(Protocol):
+    """Another place that is kept like the table."""
+
+    def take(self, changed: Mapping[str, Mapping[bytes, Row]], table: "OnlineTable") -> None:
+        """Take what is about to be committed; what cannot be taken now is taken later."""
+        ...
+
+    def tend(self, table: "OnlineTable") -> None:
+        """Go on with what could not be taken, while nothing changes."""
+        ...
 
 
 def create_table(db: apsw.Connection) -> None:
@@ -50,17 +65,16 @@ def write_rows(db: apsw.Connection, rows: Iterable[tuple[str, Row]]) -> None:
     db.executemany(_UPSERT, (_stored(view, row) for view, row in rows))
 
 
-def read_rows(db: apsw.Connection, wanted: Wanted) -> dict[tuple[str, bytes], Row]:
-    """The stored rows among those asked for, deletes included, from one snapshot per `PAIRS_PER_SELECT`.
+def read_rows(db: apsw.Connection, wanted: Wanted) -> list[Row | None]:
+    """The stored rows asked for, in order, deletes included, from one snapshot per `PAIRS_PER_SELECT`.
 
     Raises:
         Corrupt: A checksum does not hold, or a page of the file is damaged.
     """
-    found: dict[tuple[str, bytes], Row] = {}
+    found: list[Row | None] = []
     try:
         for start in range(0, len(wanted), PAIRS_PER_SELECT):
-            for stored in _select(db, wanted[start : start + PAIRS_PER_SELECT]):
-                found[stored[0], stored[1]] = _row(db, stored)
+            found += _select(db, wanted[start : start + PAIRS_PER_SELECT])
     except apsw.CorruptError as error:
         raise _corrupt(db, str(error)) from error
     return found
@@ -73,8 +87,9 @@ class OnlineTable:
     values are kept as given: hand over a sequence that nothing changes afterwards.
     """
 
-    def __init__(self, db: apsw.Connection) -> None:
-        self._db = db
+    def __init__(self, db: apsw.Connection, copy: Copy | None = None) -> None:
+        """Take over the table in a fold's file, made where it is missing; ``copy`` is written before each commit."""
+        self._db, self._copy = db, copy
         self._held: defaultdict[str, dict[bytes, Row | None]] = defaultdict(dict)
         self._pending: defaultdict[str, dict[bytes, Row]] = defaultdict(dict)
         create_table(db)
@@ -99,15 +114,33 @@ class OnlineTable:
         held = self._held
         unread = [pair for pair in wanted if pair[1] not in held[pair[0]]]
         if unread:
-            loaded = read_rows(self._db, unread)
-            for view, key in unread:
-                held[view][key] = loaded.get((view, key))
-        return [_living(held[view][key]) for view, key in wanted]
+            for (view, key), row in zip(unread, read_rows(self._db, unread), strict=True):
+                held[view][key] = row
+        return [living(held[view][key]) for view, key in wanted]
 
     def flush(self) -> None:
-        """Write what changed into the caller's transaction."""
+        """Write what changed into the copy, and then into the caller's transaction."""
+        if self._copy is not None:
+            self._copy.take(self._pending, self)
         write_rows(self._db, ((view, row) for view, rows in self._pending.items() for row in rows.values()))
         self._pending.clear()
+
+    def tend(self) -> None:
+        """While there is nothing to flush: let the copy catch up."""
+        if self._copy is not None:
+            self._copy.tend(self)
+
+    def stored(self, view: str) -> Iterator[Row]:
+        """Every row of a view that is in the file, in key order and in pages, none of which stay in memory."""
+        after = b""
+        while page := [_row(self._db, stored) for stored in self._db.execute(_PAGE, (view, after, ROWS_PER_PAGE))]:
+            yield from page
+            after = page[-1].key
+
+    def newest_known(self) -> int | None:
+        """The largest known time of any row in the file."""
+        newest: int | None = self._db.execute("SELECT max(known) FROM online").get
+        return newest
 
     def rows(self, view: str) -> Iterator[Row]:
         """Every row of a view in key order, deletes included, pending ones too."""
@@ -116,7 +149,7 @@ class OnlineTable:
         return (row for key in sorted(held) if (row := held[key]) is not None)
 
     def _read(self, view: str, key: bytes) -> Row | None:
-        row = self._held[view][key] = read_rows(self._db, [(view, key)]).get((view, key))
+        row = self._held[view][key] = read_rows(self._db, [(view, key)])[0]
         return row
 
     def _read_all(self, view: str) -> None:
@@ -140,7 +173,7 @@ class OnlineReader:
         """One answer per (view, key), in order, in one round trip; None where there is no row, or a delete."""
         with self._lock:
             found = read_rows(self._db, wanted)
-        return [_living(found.get(pair)) for pair in wanted]
+        return [living(row) for row in found]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -148,30 +181,33 @@ class OnlineReader:
             self._db.close()
 
 
-def _select(db: apsw.Connection, wanted: Wanted) -> Iterator[_Stored]:
-    marks = ", ".join(["(?, ?)"] * len(wanted))
-    bindings = [value for pair in wanted for value in pair]
-    return db.execute(f"{_COLUMNS} WHERE (view, key) IN (VALUES {marks})", bindings)
-
-
-def _living(row: Row | None) -> Row | None:
-    return None if row is None or row.values is None else row
+def _select(db: apsw.Connection, wanted: Wanted) -> list[Row | None]:
+    # Spelled out, with the place of each row as a number in the statement: this runs for every row that is read.
+    found: list[Row | None] = [None] * len(wanted)
+    places = ", ".join([f"({n}, ?, ?)" for n in range(len(wanted))])
+    keys, decode, new_row = [part for pair in wanted for part in pair], decode_values, tuple.__new__
+    for n, event, known, value, check in db.execute(_FIND.format(places), keys):
+        view, key = wanted[n]
+        if checksum(view, key, event, known, value) != check:
+            raise _damaged(db, view, key)
+        found[n] = new_row(Row, (key, event, known, None if value is None else decode(value)))
+    return found
 
 
 def _stored(view: str, row: Row) -> _Stored:
     value = None if row.values is None else encode_values(row.values)
-    return view, row.key, row.event, row.known, value, _checksum(view, row.key, row.event, row.known, value)
+    return view, row.key, row.event, row.known, value, checksum(view, row.key, row.event, row.known, value)
 
 
 def _row(db: apsw.Connection, stored: _Stored) -> Row:
-    view, key, event, known, value, checksum = stored
-    if _checksum(view, key, event, known, value) != checksum:
-        raise _corrupt(db, f"view {view!r}, key {key.hex()[:40]}")
+    view, key, event, known, value, check = stored
+    if checksum(view, key, event, known, value) != check:
+        raise _damaged(db, view, key)
     return Row(key, event, known, None if value is None else decode_values(value))
 
 
-def _checksum(view: str, key: bytes, event: int, known: int, value: bytes | None) -> int:
-    return zlib.crc32(_encode((view, key, event, known, value)))
+def _damaged(db: apsw.Connection, view: str, key: bytes) -> Corrupt:
+    return _corrupt(db, f"view {view!r}, key {key.hex()[:40]}")
 
 
 def _corrupt(db: apsw.Connection, what: str) -> Corrupt:

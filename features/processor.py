@@ -23,8 +23,8 @@ import msgspec
 from features.entities import Entity, Timers, WindowView
 from features.feeds import StreamFeeds
 from features.rows import Row, decode_key
+from features.timed import Timed
 from features.views import ViewPlan
-from features.windows import Window
 from journal.body import Decision, body_of
 from journal.checkpoint import FoldFile
 from journal.errors import Refused
@@ -66,12 +66,13 @@ class RowsOut(Protocol):
 class FeatureFold:
     """Computes the views of a pipeline. See the rules above."""
 
-    name: ClassVar[str] = "features"
     version: ClassVar[int] = 1
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SOURCE, Kind.DECISION})
     resume_offset: ClassVar[int | None] = None
 
-    def __init__(self, plans: Sequence[ViewPlan], lateness: int, table: Table, outbox: RowsOut) -> None:
+    def __init__(
+        self, plans: Sequence[ViewPlan], lateness: int, table: Table, outbox: RowsOut, name: str = "features"
+    ) -> None:
         """Compile the plans.
 
         Args:
@@ -79,17 +80,22 @@ class FeatureFold:
             lateness: How far an event's time may lie behind the clock to still change a window (microseconds).
             table: Where rows are offered; its file is this fold's.
             outbox: Where accepted rows go; its file is this fold's.
+            name: Of the fold, and of its file.
+
+        ``late_dropped`` and ``late_by_stream`` count the events that were too late for every window.
         """
+        self.name = name
         self.plans = tuple(plans)
         self.lateness = lateness
         self._table, self._outbox = table, outbox
         self._reset()
 
     def _reset(self) -> None:
-        windows = [WindowView(plan, n) for n, plan in enumerate(self.plans) if plan.kind == "windows"]
+        windows = [WindowView(plan, n, self.lateness) for n, plan in enumerate(self.plans) if plan.kind == "windows"]
         plain = [plan for plan in self.plans if plan.kind == "plain"]
         self.clock = 0
         self.late_dropped = 0
+        self.late_by_stream: dict[str, int] = {}
         self.superseded = 0
         self._released = ""
         self._timers = Timers()
@@ -150,12 +156,16 @@ class FeatureFold:
             if entity.touched != offset and not entity.gone:
                 entity.touched = offset
                 touched.append(entity)
+        if self._timers.unseen:
+            self._dirty.update(entity for entity in self._timers.unseen if not entity.gone)
+            self._timers.unseen.clear()
 
     def _feed(self, feeds: StreamFeeds, record: Record, time: int, touched: list[Entity]) -> None:
         clock, offset, data = self.clock, record.offset, record.data
         id_ = record.id
         if time < clock - self.lateness and id_ != self._released:
             self.late_dropped += 1
+            self.late_by_stream[record.stream] = self.late_by_stream.get(record.stream, 0) + 1
             return
         samples = [sample(data, time, id_, clock) for sample in feeds.samplers]
         for feed in feeds.feeds:
@@ -196,7 +206,8 @@ class FeatureFold:
             if not entity.gone:
                 entity.view.forget(entity.key)
         self._dirty.clear()
-        file.put("fold", [(b"counters", _encode(self._counters())), (b"views", self._definition())])
+        counters = [(b"counters", _encode(self._counters())), (b"late", self._late()), (b"views", self._definition())]
+        file.put("fold", counters)
         for view in self._windows.values():
             self._outbox.add(view.name, view.rows)
             view.rows = []
@@ -220,20 +231,23 @@ class FeatureFold:
             fix = "Play into a fresh home, or restore views.py and the contracts"
             raise Refused(which=f"{file.path.name} holds the state of other view definitions", fix=fix)
         self.clock, self.late_dropped, self.superseded, self._released = _decode(counters)
+        self.late_by_stream = dict(_decode(file.get("fold", b"late") or self._late()))
         for key, blob in file.scan("windows"):
             name, _, entity_key = key.partition(b"\0")
             self._restore(self._windows[name.decode()].restore(entity_key), _decode(blob))
 
     def _restore(self, entity: Entity, contents: Sequence[Any]) -> None:
         for pane, content in zip(entity.panes, contents, strict=True):
-            pane.load(content)
-            if isinstance(pane, Window):
+            pane.load(content, self.clock)
+            if isinstance(pane, Timed):
                 for boundary in pane.boundaries():
                     self._timers.schedule(boundary, pane)
 
     def digest(self) -> str:
         """SHA-256 (hex) over definitions, counters and every entity that is not empty, by view and key."""
         total = hashlib.sha256(self._definition() + _encode(self._counters()))
+        if self.late_by_stream:
+            total.update(self._late())
         for view in self._windows.values():
             for entity in sorted(view.entities.values(), key=_in_order):
                 if not entity.is_empty():
@@ -246,6 +260,9 @@ class FeatureFold:
 
     def _counters(self) -> tuple[int, int, int, str]:
         return self.clock, self.late_dropped, self.superseded, self._released
+
+    def _late(self) -> bytes:
+        return _encode(sorted(self.late_by_stream.items()))
 
     def _definition(self) -> bytes:
         return _encode([(plan.name, plan.digest) for plan in self.plans])

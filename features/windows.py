@@ -18,6 +18,7 @@ from typing import Any
 
 from features.measure import Measure, Sample
 from features.rows import FieldValue
+from features.timed import Timed
 
 WEIGHT_BITS = 40
 """Precision of a decayed weight: 1e-12 of it, far below what a mean can show."""
@@ -44,16 +45,15 @@ class WindowPane:
         return Window(self, values)
 
 
-class Window:
+class Window(Timed):
     """The tiles that are in the window now, and their running totals."""
 
-    __slots__ = ("_high", "_pane", "_tiles", "_total", "_values", "_width", "count", "owner")
+    __slots__ = ("_high", "_pane", "_tiles", "_total", "_values", "_width", "count")
 
     def __init__(self, pane: WindowPane, values: list[FieldValue]) -> None:
         self._pane, self._values, self._width = pane, values, pane.width
         self._tiles: dict[int, tuple[int, int, int]] = {}
         self.count = self._total = self._high = 0
-        self.owner: Any = None
         self._show()
 
     def add(self, sample: Sample) -> int | None:
@@ -74,13 +74,14 @@ class Window:
         self._show()
         return leaves
 
-    def leave(self, boundary: int) -> None:
+    def leave(self, boundary: int) -> bool:
         """Take the tile that leaves at this boundary off the totals."""
         count, total, high = self._tiles.pop(boundary // self._width - self._pane.span)
         self.count -= count
         self._total -= total
         self._high -= high
         self._show()
+        return True
 
     def _show(self) -> None:
         pane, values, count = self._pane, self._values, self.count
@@ -103,7 +104,7 @@ class Window:
         """(tile, (records, sum, high)) of each tile, oldest first."""
         return sorted(self._tiles.items())
 
-    def load(self, content: Any) -> None:
+    def load(self, content: Any, _clock: int = 0) -> None:
         """Take back what `dump` gave; the totals follow from it."""
         self._tiles = {tile: (count, exact(total), high) for tile, (count, total, high) in content}
         self.count, self._total, self._high = map(sum, zip((0, 0, 0), *self._tiles.values(), strict=True))
@@ -183,7 +184,7 @@ class Decayed:
         """[base, numerator, denominator]."""
         return [self._base, self._numerator, self._denominator]
 
-    def load(self, content: Any) -> None:
+    def load(self, content: Any, _clock: int = 0) -> None:
         """Take back what `dump` gave."""
         self._base, self._numerator, self._denominator = map(exact, content)
         self._show()
@@ -229,15 +230,11 @@ class Last:
         """[time, id, value], or nothing."""
         return [*self._newest, self._values[self._pane.value]] if self._newest else []
 
-    def load(self, content: Any) -> None:
+    def load(self, content: Any, _clock: int = 0) -> None:
         """Take back what `dump` gave."""
         if content:
             time, id_, self._values[self._pane.value] = content
             self._newest = (time, id_)
-
-
-Pane = WindowPane | DecayedPane | LastPane
-PaneState = Window | Decayed | Last
 
 
 def storable(content: Any) -> Any:

@@ -111,7 +111,7 @@ class Chain:
     def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
         """The same for one kind; of the kinds that are kept, every record there ever was."""
         records: list[Record] = []
-        for segment, before in self._holding(kind, after):
+        for segment, before in self.holding(kind, after):
             found = segment.of_kind(kind, after, limit - len(records))
             records += [record for record in found if before is None or record.offset < before]
             if len(records) >= limit:
@@ -129,7 +129,8 @@ class Chain:
             records = older[len(records) - count :] + records
         return records
 
-    def _holding(self, kind: Kind, after: int) -> Iterator[tuple[Segment, int | None]]:
+    def holding(self, kind: Kind, after: int) -> Iterator[tuple[Segment, int | None]]:
+        """The segments that may hold records of a kind behind an offset; of one, only those before a second offset."""
         if after + 1 < self.first:
             yield from self._left(kind)
         for segment in self.local:

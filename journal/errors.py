@@ -26,6 +26,7 @@
         |-- OwnerDown          503  the journal's owner does not answer
         |-- Busy               429  the journal's owner has more to do than it may hold
         |-- Stopped            503  a quality rule holds this stage
+        |-- StoreDown          503  the online store does not answer in time
         |-- RegistryDown       MLflow does not answer; decisions hold without it
         |-- JobFailed          a training job came to no version
         `-- Untrusted          a signature or a digest does not hold, or a pickle asks for what is not allowed
@@ -199,6 +200,12 @@ class Stopped(UpstreamError):
     """A quality rule holds this stage."""
 
     exit_code = 21
+
+
+class StoreDown(UpstreamError):
+    """The online store does not answer."""
+
+    exit_code = 27
 
 
 class RegistryDown(UpstreamError):

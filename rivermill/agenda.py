@@ -1,4 +1,4 @@
-"""What lock-step stops for: retrains when their schedule says, and the demo's own rollback.
+"""What lock-step stops for: retrains when their schedule or a drift says, and the demo's own rollback.
 
 What was done is read from the journal's decisions, and what was refused from the control log, so that a run which was
 killed goes on with what is still to do. A refusal is remembered before the next event enters: after a crash it is met
@@ -13,6 +13,7 @@ from journal.clock import DAY
 from journal.errors import GateClosed, Refused, RivermillError
 from journal.log import START
 from journal.record import Kind
+from rivermill.drift_watch import PRINCIPAL, DriftWatch, drift_job
 from rivermill.lines import Lines
 from rivermill.retraining import Order, Retrainer, handled_triggers, scheduled_job
 from rivermill.wiring import Run
@@ -85,18 +86,10 @@ class Retrains:
         """See `rivermill.lockstep.Agenda`."""
         trigger = last_trigger(self._settings, self._start, self._run.journal.clock)
         assert trigger is not None, "called when due"
-        name = self._run.pipeline.name
         executor: Where = "ray" if self._ray_next else "auto"
         self._say("retraining" + (" on Ray" if self._ray_next else ""))
-        order = Order(job=scheduled_job(name, trigger), trigger=trigger, executor=executor)
-        try:
-            made = self._retrainer.run(order)
-        except Refused as error:
-            self._refusals.remember(order.job, error)
-            self._say(f"no retrain this time: {error}")
-        else:
-            decision = made["decision"]
-            self._say(f"{made['line']} on {made['rows']:,} rows: {decision['action']} {decision['line']}")
+        order = Order(job=scheduled_job(self._run.pipeline.name, trigger), trigger=trigger, executor=executor)
+        if carry_out(order, self._retrainer, self._refusals, self._say):
             self._ray_next = False
         self._handled = trigger
 
@@ -105,6 +98,46 @@ class Retrains:
         trigger = last_trigger(self._settings, self._start, self._run.journal.clock)
         name = self._run.pipeline.name
         return [trigger] if trigger is not None and self._refusals.holds(scheduled_job(name, trigger)) else []
+
+
+class DriftRetrains:
+    """Retrains that the features' drift asks for. After a restart the last look is taken again, to the same end."""
+
+    def __init__(self, run: Run, retrainer: Retrainer, watch: DriftWatch, *, say: Callable[[str], None]) -> None:
+        self._run, self._retrainer, self._watch, self._say = run, retrainer, watch, say
+        self._refusals = Refusals(run, retrainer.lines)
+        self._looked: int | None = None
+
+    @property
+    def due(self) -> int | None:
+        """See `rivermill.lockstep.Agenda`."""
+        return self._watch.next(self._looked)
+
+    def act(self) -> None:
+        """See `rivermill.lockstep.Agenda`."""
+        moment = self._watch.last(self._run.journal.clock)
+        assert moment is not None, "called when due"
+        job, self._looked = drift_job(self._run.pipeline.name, moment), moment
+        if self._refusals.holds(job):
+            return
+        reason = self._watch.reason(moment, handled_triggers(self._run.journal))
+        if reason:
+            self._say(f"retraining: {reason}")
+            order = Order(job=job, trigger=moment, principal=PRINCIPAL, reason=reason)
+            carry_out(order, self._retrainer, self._refusals, self._say)
+
+
+def carry_out(order: Order, retrainer: Retrainer, refusals: Refusals, say: Callable[[str], None]) -> bool:
+    """Retrain; whether it was not refused."""
+    try:
+        made = retrainer.run(order)
+    except Refused as error:
+        refusals.remember(order.job, error)
+        say(f"no retrain this time: {error}")
+        return False
+    decision = made["decision"]
+    say(f"{made['line']} on {made['rows']:,} rows: {decision['action']} {decision['line']}")
+    return True
 
 
 class DemoRollback:
@@ -153,25 +186,23 @@ class DemoRollback:
 
 
 class Agenda:
-    """Several agendas as one."""
+    """Several agendas as one; of two that are due at once, the demo's rollback comes first and drift last."""
 
-    def __init__(self, retrains: Retrains, rollback: DemoRollback | None) -> None:
-        self._retrains, self._rollback = retrains, rollback
+    def __init__(self, retrains: Retrains, rollback: DemoRollback | None, drift: DriftRetrains | None = None) -> None:
+        self._rollback = rollback
+        self._parts = [part for part in (rollback, retrains, drift) if part is not None]
 
     @property
     def due(self) -> int | None:
         """See `rivermill.lockstep.Agenda`."""
-        moments = [part.due for part in (self._retrains, self._rollback) if part is not None and part.due is not None]
-        return min(moments, default=None)
+        return min((part.due for part in self._parts if part.due is not None), default=None)
 
     def act(self) -> None:
-        """Do the earlier one first."""
+        """Do the earliest."""
         due = self.due
-        if self._rollback is not None and self._rollback.due == due:
-            self._rollback.act()
-            return
-        self._retrains.act()
-        if self._rollback is not None:
+        part = next(part for part in self._parts if part.due == due)
+        part.act()
+        if self._rollback is not None and part is not self._rollback:
             self._rollback.refresh()
 
 

@@ -13,6 +13,8 @@ from journal.errors import RivermillError
 from rivermill import console_output as out
 from rivermill.audit_commands import audit, erase
 from rivermill.contract_commands import contracts
+from rivermill.dataset_commands import dataset
+from rivermill.feature_commands import features
 from rivermill.journal_commands import journal
 from rivermill.place import Place, json_option, pipeline_argument
 from rivermill.quarantine_commands import quality, quarantine
@@ -97,103 +99,13 @@ def doctor(place: Place, names: tuple[str, ...], as_json: bool) -> None:
         sys.exit(1)
 
 
-@rivermill.group()
-def features() -> None:
-    """Look at feature views and their values."""
-
-
-@features.command("list")
-@pipeline_argument
-@json_option
-@click.pass_obj
-def features_list(place: Place, pipeline: str, as_json: bool) -> None:
-    """List the views of PIPELINE."""
-    from rivermill.inspection import list_views
-
-    out.show_table(list_views(place.folder(pipeline)), as_json)
-
-
-@features.command("show")
-@pipeline_argument
-@click.argument("view")
-@json_option
-@click.pass_obj
-def features_show(place: Place, pipeline: str, view: str, as_json: bool) -> None:
-    """Show one VIEW: its keys, fields, windows and policy."""
-    from rivermill.inspection import show_view
-
-    out.show_mapping(show_view(place.folder(pipeline), view), as_json)
-
-
-@features.command("get")
-@pipeline_argument
-@click.argument("view")
-@click.argument("keys", nargs=-1, metavar="KEY=VALUE...")
-@json_option
-@click.pass_obj
-def features_get(place: Place, pipeline: str, view: str, keys: tuple[str, ...], as_json: bool) -> None:
-    """Get the newest row of one entity of VIEW, with its stamps: features get flights weather origin=JFK."""
-    from rivermill.inspection import get_row
-
-    out.show_mapping(get_row(place.folder(pipeline), place.home_of(pipeline), view, keys), as_json)
-
-
-@rivermill.group()
-def dataset() -> None:
-    """Build and verify immutable training sets."""
-
-
-@dataset.command("build")
-@pipeline_argument
-@json_option
-@click.pass_obj
-def dataset_build(place: Place, pipeline: str, as_json: bool) -> None:
-    """Build the dataset version of everything that PIPELINE has joined so far."""
-    from rivermill.inspection import build_dataset
-
-    out.show_mapping(build_dataset(place.home_of(pipeline)), as_json)
-
-
-@dataset.command("list")
-@pipeline_argument
-@json_option
-@click.pass_obj
-def dataset_list(place: Place, pipeline: str, as_json: bool) -> None:
-    """List the dataset versions of PIPELINE."""
-    from rivermill.inspection import list_datasets
-
-    out.show_table(list_datasets(place.home_of(pipeline)), as_json)
-
-
-@dataset.command("show")
-@pipeline_argument
-@click.argument("version")
-@json_option
-@click.pass_obj
-def dataset_show(place: Place, pipeline: str, version: str, as_json: bool) -> None:
-    """Show the manifest of a dataset VERSION."""
-    from rivermill.inspection import show_dataset
-
-    out.show_mapping(show_dataset(place.home_of(pipeline), version), as_json)
-
-
-@dataset.command("verify")
-@pipeline_argument
-@click.argument("version")
-@json_option
-@click.pass_obj
-def dataset_verify(place: Place, pipeline: str, version: str, as_json: bool) -> None:
-    """Rebuild VERSION from the journal and compare its hash, and that of its file, with the manifest's."""
-    from rivermill.inspection import verify_dataset
-
-    out.show_mapping(verify_dataset(place.home_of(pipeline), version), as_json)
-
-
 journal.add_command(erase)
 journal.add_command(quarantine)
 journal.add_command(skip)
 rivermill.add_command(audit)
 rivermill.add_command(contracts)
+rivermill.add_command(dataset)
+rivermill.add_command(features)
 rivermill.add_command(journal)
 rivermill.add_command(quality)
 register(rivermill)

@@ -20,8 +20,9 @@ from journal.log import START
 from journal.owner import OwnerLock
 from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
-from rivermill.agenda import Agenda, DemoRollback, Retrains
+from rivermill.agenda import Agenda, DemoRollback, DriftRetrains, Retrains
 from rivermill.build import build_fingerprint
+from rivermill.drift_watch import watch_of
 from rivermill.example_requests import example_of
 from rivermill.input_file import InputFile, require_file
 from rivermill.live_line import LiveLine
@@ -120,8 +121,13 @@ def _agenda(run: Run, live: LiveLine, *, demo: bool) -> LockstepAgenda:
     if run.pipeline.retrain is None:
         return NothingToDo()
     lines = lines_of(run)
-    retrains = Retrains(run, retrainer_of(run, lines), ray_once=demo, say=live.tell)
-    return Agenda(retrains, DemoRollback(run, lines, say=live.tell) if demo else None)
+    retrainer = retrainer_of(run, lines)
+    watch = watch_of(run.pipeline, run.home, run.journal, run.control)
+    return Agenda(
+        Retrains(run, retrainer, ray_once=demo, say=live.tell),
+        DemoRollback(run, lines, say=live.tell) if demo else None,
+        None if watch is None else DriftRetrains(run, retrainer, watch, say=live.tell),
+    )
 
 
 def _after_group(run: Run, show: Callable[[Progress], None]) -> Callable[[Progress], None]:

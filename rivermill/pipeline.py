@@ -15,6 +15,8 @@ from journal.upcast import Adapters
 from registry.guard import GuardPolicy
 from registry.policy import Policy, policy_of
 from rivermill.adapter_file import read_adapters
+from rivermill.dataset_terms import read_terms
+from rivermill.drift_settings import read_drift
 from rivermill.settings import PIPELINES_VARIABLE
 from rivermill.source_file import Section, load_module
 from rivermill.stage_rules_file import read_stage_rules
@@ -173,6 +175,9 @@ def _read(folder: Path, mistakes: Mistakes) -> Pipeline | None:
         top.wrong("retrain", "makes versions that no gate would judge; add a section 'gate'")
     quality = read_stage_rules(top.section("quality"), label) if top.has("quality") else ()
     recorded = _function(top, "recorded", folder, name, mistakes) if top.has("recorded") else None
+    # Those who use these sections read them on their own; here they are only checked.
+    read_terms(top)
+    read_drift(top)
     top.finish()
     contracts = _contracts(folder, mistakes)
     adapters = read_adapters(folder, contracts, mistakes)

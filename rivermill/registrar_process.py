@@ -21,6 +21,7 @@ from journal.log import START
 from journal.owner_client import OwnerClient
 from journal.record import Draft, Kind
 from journal.sqlite_reader import SqliteReader
+from rivermill.drift_watch import LiveDrift, watch_of
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.projection import Logged
 from rivermill.registry_wiring import jobs_of, live_lines, live_projection, live_retrainer, mlflow_of
@@ -50,6 +51,7 @@ class _Post:
     jobs: JobTable
     control: ControlLog
     journal: SqliteReader
+    drift: LiveDrift | None
 
 
 class Registrar:
@@ -82,6 +84,8 @@ class Registrar:
         for post in self._posts:
             post.journal.refresh()
             self._submit_due(post)
+            if post.drift is not None:
+                post.drift.look(wall_now())
             self._project_news(post)
 
     def stop(self) -> None:
@@ -149,6 +153,7 @@ class Registrar:
                 executor=job.spec.get("executor", "auto"),
                 promote=job.spec.get("promote", job.principal == "schedule"),
                 principal=job.principal,
+                reason=job.spec.get("reason", ""),
             )
             return live_retrainer(lines, post.home, journal).run(order, stopped=beat.stopped)
 
@@ -207,14 +212,18 @@ class _Heartbeat:
                 return
 
 
+def _post(pipeline: Pipeline, home: Home) -> _Post:
+    journal, control, jobs = SqliteReader(home.journal), control_of(home), jobs_of(home)
+    watch = watch_of(pipeline, home, journal, control)
+    drift = None if watch is None else LiveDrift(pipeline.name, watch, journal, jobs)
+    return _Post(pipeline, home, jobs, control, journal, drift)
+
+
 def main(root: Path, mlflow_ui: str, folders: Sequence[Path]) -> int:
     """Run the registrar until SIGTERM; returns its exit code."""
     pipelines = [load_pipeline(folder) for folder in folders]
     homes = [Home(root, pipeline.name) for pipeline in pipelines]
-    posts = [
-        _Post(pipeline, home, jobs_of(home), control_of(home), SqliteReader(home.journal))
-        for pipeline, home in zip(pipelines, homes, strict=True)
-    ]
+    posts = [_post(pipeline, home) for pipeline, home in zip(pipelines, homes, strict=True)]
     registrar = Registrar(posts, root, mlflow_ui, say_on_stderr)
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:

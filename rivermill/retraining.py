@@ -51,6 +51,7 @@ class Order:
         executor: Where its fits run.
         promote: Whether the best line that passes the gate is promoted; otherwise the version stays a candidate.
         principal: Who asked.
+        reason: Why, where that is not the schedule.
     """
 
     job: str
@@ -58,6 +59,7 @@ class Order:
     executor: Where = "auto"
     promote: bool = True
     principal: str = "schedule"
+    reason: str = ""
 
 
 class TrainingJournal(Readable, Protocol):
@@ -129,7 +131,7 @@ class Retrainer:
             time.sleep(_LOOK_EVERY)
 
     def _decide(self, version: Version, order: Order) -> Entry:
-        facts = {"trigger": order.trigger, "job": order.job}
+        facts = {"trigger": order.trigger, "job": order.job} | ({"reason": order.reason} if order.reason else {})
         return self.lines.decide(version.line, principal=order.principal, key=order.job, facts=facts)
 
     def _spec(self, manifest: dataset.Manifest, order: Order) -> RetrainSpec:

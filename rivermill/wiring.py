@@ -169,7 +169,7 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
     outbox = Outbox(files["features"].db, schemas)
     features = FeatureFold(pipeline.views, pipeline.lateness, table, outbox)
     answer = _answer(pipeline, home, journal, definition, table)
-    join = JoinFold(pipeline.label)
+    join = JoinFold(pipeline.label, pipeline.question.stream)
     learner = _learner(pipeline, home, journal)
     folds: list[Fold] = [features, answer, join, learner]
     if pipeline.quality:

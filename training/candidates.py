@@ -15,7 +15,7 @@ from training.executor import one_thread
 from training.folds import Fold
 from training.recipe import MakeByName, Recipe, seed_of
 
-_NOT_FEATURES = frozenset({"prediction", "at", "key", "outcome"})
+_NOT_FEATURES = frozenset({"prediction", "at", "key", "outcome", "reconstructed"})
 _TYPES: dict[str, ColumnType] = {"int64": "int64", "double": "float64", "string": "string", "bool": "bool"}
 
 

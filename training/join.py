@@ -10,8 +10,8 @@ The rules:
   something else), one that finds it expired is late, one that finds nothing is unmatched. A label without a key or an
   outcome is undecided. None of them changes anything.
 - An answer may be recorded behind the label of its question: whoever answers was behind. Such a label is kept for the
-  wait. It joins the first answer whose question came before it; further ones join as well where the rule says ``all``,
-  and are not chosen otherwise.
+  wait, and for as long as a question before it has no answer. It joins the first answer to which it is the first label
+  behind the question; further ones join as well where the rule says ``all``, and are not chosen otherwise.
 - Predictions = joined + expired + pending, after every record.
 """
 
@@ -23,9 +23,11 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from journal.body import Example, Expired, Prediction, body_of, draft_of
+from journal.body import Decision, Example, Expired, Prediction, body_of, draft_of
 from journal.checkpoint import FoldFile
+from journal.poison import SKIP
 from journal.record import Draft, Kind, Record
+from training.unanswered import Unanswered
 
 Joins = Literal["first", "last", "all"]
 
@@ -41,6 +43,8 @@ _COUNTERS = (
     "undecided",
 )
 _OFFSET_BYTES = 8
+ANSWERS = "answer"
+"""The fold that answers questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +112,7 @@ def join(waiting: Sequence[Pending], joins: Joins) -> tuple[Sequence[Pending], S
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 _unpack_pending = msgspec.msgpack.Decoder(Pending).decode
 _unpack_closed = msgspec.msgpack.Decoder(Closed).decode
-_unpack_early = msgspec.msgpack.Decoder(Early).decode
+_unpack_early = msgspec.msgpack.Decoder(tuple[Early, ...]).decode
 _unpack_counts = msgspec.msgpack.Decoder(dict[str, int]).decode
 
 
@@ -116,18 +120,26 @@ class JoinFold:
     """The fold that joins. Its state is what still waits, the closed keys, the early labels and the counters."""
 
     name = "join"
-    version = 1
+    version = 2
     # Every kind, since any record may be the first one that is known after an expiry.
     kinds = frozenset(Kind)
     resume_offset: int | None = None
 
-    def __init__(self, rule: LabelRule) -> None:
+    def __init__(self, rule: LabelRule, questions: str) -> None:
+        """Start without any state.
+
+        Args:
+            rule: How outcomes are read.
+            questions: The source stream whose every event is a question.
+        """
         self.rule = rule
+        self._questions = questions
+        self._unanswered = Unanswered()
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._pending: dict[int, Pending] = {}
         self._by_key: dict[str, list[Pending]] = {}
         self._closed: dict[str, Closed] = {}
-        self._early: dict[str, Early] = {}
+        self._early: dict[str, tuple[Early, ...]] = {}
         # All queues may name what has ended since; it is passed over when its turn comes.
         self._expiring: deque[Pending] = deque()
         self._forgetting: deque[tuple[int, str]] = deque()
@@ -137,7 +149,8 @@ class JoinFold:
         self._touched_early: set[str] = set()
         self._effects: dict[Kind, Callable[[Record], Sequence[Draft]]] = {
             Kind.PREDICTION: self._wait,
-            Kind.SOURCE: self._label,
+            Kind.SOURCE: self._hear,
+            Kind.DECISION: self._obey,
         }
 
     def counts(self) -> dict[str, int]:
@@ -175,22 +188,29 @@ class JoinFold:
 
     def _forget(self, at: int) -> None:
         while self._forgetting and self._forgetting[0][0] <= at:
-            until, key = self._forgetting.popleft()
+            until, key = self._forgetting[0]
             closed = self._closed.get(key)
             if closed is not None and closed.until == until:
+                if closed.label is not None and self._unanswered.precede(closed.label):
+                    break
                 del self._closed[key]
                 self._touched_keys.add(key)
+            self._forgetting.popleft()
 
     def _drop(self, at: int) -> None:
         while self._dropping and self._dropping[0][0] <= at:
-            until, key = self._dropping.popleft()
-            early = self._early.get(key)
-            if early is not None and early.until == until:
-                self._take_early(key)
+            until, key = self._dropping[0]
+            for early in self._early.get(key, ()):
+                if early.until == until:
+                    if self._unanswered.precede(early.label):
+                        return
+                    self._take_early(key, early)
+            self._dropping.popleft()
 
     def _wait(self, record: Record) -> Sequence[Draft]:
         offset = record.offset
         body = body_of(record, Prediction)
+        self._unanswered.answer(body.question)
         key = body.key
         prediction = Pending(offset, record.at + self.rule.wait, key, record.id)
         self._pending[offset] = prediction
@@ -207,27 +227,44 @@ class JoinFold:
     def _end_behind(self, prediction: Pending, question: int, at: int) -> Draft | None:
         """The end of an answer whose label was there first; None when there is no such label."""
         key = prediction.key
-        early, closed = self._early.get(key), self._closed.get(key)
-        if early is not None and question < early.label:
-            self._take_early(key)
-            for counter in early.counted:
-                self._counts[counter] -= 1
-            self._close(key, at, early.outcome, early.label)
-            return self._example(prediction, early.label, early.outcome)
-        if closed is None or closed.outcome is None or closed.label is None or closed.label < question:
+        closed = self._closed.get(key)
+        early = next((early for early in self._early.get(key, ()) if question < early.label), None)
+        taken = closed.label if closed is not None and closed.outcome is not None else None
+        if taken is not None and question < taken and (early is None or taken < early.label):
+            assert closed is not None and closed.outcome is not None, "a label was taken"
+            if self.rule.joins == "all":
+                return self._example(prediction, taken, closed.outcome)
+            return self._end(prediction, "not_chosen")
+        if early is None:
             return None
-        if self.rule.joins == "all":
-            return self._example(prediction, closed.label, closed.outcome)
-        return self._end(prediction, "not_chosen")
+        self._take_early(key, early)
+        for counter in early.counted:
+            self._counts[counter] -= 1
+        self._close(key, at, early.outcome, early.label)
+        return self._example(prediction, early.label, early.outcome)
 
-    def _take_early(self, key: str) -> None:
-        del self._early[key]
+    def _take_early(self, key: str, early: Early) -> None:
+        left = tuple(other for other in self._early[key] if other is not early)
+        if left:
+            self._early[key] = left
+        else:
+            del self._early[key]
         self._touched_early.add(key)
+
+    def _hear(self, record: Record) -> Sequence[Draft]:
+        if record.stream == self._questions:
+            self._unanswered.ask(record.offset)
+        return self._label(record) if record.stream == self.rule.stream else ()
+
+    def _obey(self, record: Record) -> Sequence[Draft]:
+        """A question that is skipped by whoever answers will have no answer."""
+        decision = body_of(record, Decision)
+        if decision.action == SKIP and decision.details["fold"] == ANSWERS:
+            self._unanswered.answer(int(decision.details["offset"]))
+        return ()
 
     def _label(self, record: Record) -> Sequence[Draft]:
         rule = self.rule
-        if record.stream != rule.stream:
-            return ()
         data = record.data
         value, named = data.get(rule.outcome), data.get(rule.key)
         if value is None or named is None:
@@ -250,7 +287,7 @@ class JoinFold:
         for counter in counted:
             self._counts[counter] += 1
         until = record.at + self.rule.wait
-        self._early[key] = Early(until, outcome, record.offset, counted)
+        self._early[key] = (*self._early.get(key, ()), Early(until, outcome, record.offset, counted))
         self._dropping.append((until, key))
         self._touched_early.add(key)
 
@@ -294,7 +331,8 @@ class JoinFold:
         self._closed = {key.decode(): _unpack_closed(value) for key, value in file.scan("closed")}
         self._forgetting.extend(sorted((closed.until, key) for key, closed in self._closed.items()))
         self._early = {key.decode(): _unpack_early(value) for key, value in file.scan("early")}
-        self._dropping.extend(sorted((early.until, key) for key, early in self._early.items()))
+        self._dropping.extend(sorted((early.until, key) for key, kept in self._early.items() for early in kept))
+        self._unanswered.load(file)
         counts = file.get("fold", b"counts")
         if counts is not None:
             self._counts = _unpack_counts(counts)
@@ -310,6 +348,7 @@ class JoinFold:
         early, touched = self._early, sorted(self._touched_early)
         file.put("early", ((key.encode(), _pack(early[key])) for key in touched if key in early))
         file.delete("early", (key.encode() for key in touched if key not in early))
+        self._unanswered.save(file)
         file.put("fold", [(b"counts", _pack(self._counts))])
         self._touched_early.clear()
         self._touched_offsets.clear()
@@ -318,5 +357,5 @@ class JoinFold:
     def digest(self) -> str:
         """See `journal.fold.Fold.digest`."""
         keyed = [sorted(self._closed.items()), sorted(self._early.items())]
-        state = [sorted(self._pending.values()), *keyed, self._counts]
+        state = [sorted(self._pending.values()), *keyed, self._unanswered.offsets(), self._counts]
         return hashlib.sha256(_pack(state)).hexdigest()

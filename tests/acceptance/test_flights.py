@@ -194,7 +194,7 @@ def test_a_fold_rebuilt_from_the_journal_is_the_same_fold(flights: Run) -> None:
     """Time travel: the join over the journal alone ends where the live one ended."""
     from training.join import JoinFold  # noqa: PLC0415
 
-    join = JoinFold(flights.pipeline.label)
+    join = JoinFold(flights.pipeline.label, flights.pipeline.question.stream)
     for record in islice(records(flights), flights.journal.end() + 1):
         join.apply(record)
     assert join.digest() == flights.folds.join.digest()

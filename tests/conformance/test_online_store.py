@@ -1,11 +1,16 @@
-"""What any Rivermill online store must do behind Feast's own API; SQLite is the first to answer."""
+"""What our online stores do behind Feast's own API: SQLite in a file of its own, and a real Redis."""
 
+import asyncio
 import itertools
 import os
 import random
+import shutil
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,11 +24,13 @@ from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from features.feast_row import fields_of
 from features.feast_store import apply, open_store, set_now
 from features.online_table import OnlineReader, OnlineTable
+from features.redis_line import RedisLine
 from features.rows import Row, encode_key
 from journal.clock import DAY, HOUR, datetime_of, parse_time
-from journal.errors import Misconfigured, Refused, UnknownName
+from journal.errors import Misconfigured, Refused, StoreDown, UnknownName
 from journal.sqlite import open_database
 
 NOW = parse_time("2013-07-01T12:00:00.000123Z")
@@ -64,10 +71,51 @@ def ask(store: FeatureStore, *keys: tuple[str, int], view: str = "flights") -> d
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A redis-server of this module's own, on loopback."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("redis")
+    server = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home)],
+        stdout=subprocess.DEVNULL,
+    )
+    line = RedisLine(f"redis://127.0.0.1:{port}/0", 30)
+    while server.poll() is None:
+        with suppress(StoreDown):
+            line.ask("PING")
+            break
+    yield f"redis://127.0.0.1:{port}/0"
+    line.close()
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, redis_address: str) -> Iterator[Any]:
+    """Where a store's rows may be, by the store's kind; every call names another place."""
+    databases = iter(range(1, 16))
+
+    def place(kind: str) -> Path | str:
+        if kind == "redis":
+            return redis_address.removesuffix("0") + str(next(databases))
+        return tmp_path_factory.mktemp("sqlite") / "online.sqlite"
+
+    yield place
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, places: Any, kind: str) -> FeatureStore:
     """One store of the plugin's own for tests that use keys of their own: opening one takes a second."""
     home = tmp_path_factory.mktemp("own")
-    store = open_store(home, "own", home / "online.sqlite", home / "history", NOW, owned=False)
+    store = open_store(home, "own", places(kind), home / "history", NOW, owned=False)
     apply(store, [NUMBER, CARRIER, flights(), flights(name="forever", ttl=timedelta(0))])
     return store
 
@@ -166,6 +214,15 @@ def test_now_may_be_moved_between_reads(shared: FeatureStore) -> None:
     assert ask(shared, key)["count"] == [7]
 
 
+def test_reads_may_be_awaited(shared: FeatureStore) -> None:
+    key = fresh()
+    shared.write_to_online_store("flights", frame((*key, NOW, NOW, 0.5, 7, "g", True)))
+    rows = [{"carrier": key[0], "number": key[1]}]
+    awaited = asyncio.run(shared.get_online_features_async(["flights:count"], rows)).to_dict()
+    assert awaited == shared.get_online_features(["flights:count"], rows).to_dict()
+    assert awaited["count"] == [7]
+
+
 def test_threads_share_a_store_while_one_writes(shared: FeatureStore) -> None:
     keys = [fresh() for _ in range(20)]
     rounds = 15
@@ -235,7 +292,7 @@ def test_feast_never_writes_to_a_folds_file(tmp_path: Path) -> None:
     view = flights()
     apply(store, [NUMBER, CARRIER, view])
     before = path.read_bytes()
-    with pytest.raises(Refused, match="'flights' is written only by its fold"):
+    with pytest.raises(Refused, match="'flights' is written only by its fold, and no stream feeds it"):
         store.push("pushed", frame(("A", 1, NOW, NOW, 1.0, 1, "g", True)))
     with pytest.raises(Refused, match="belong to a pipeline's fold"):
         store.teardown()
@@ -258,8 +315,8 @@ def test_types_that_the_store_cannot_hold_are_refused_all_at_once(tmp_path: Path
     assert store.list_feature_views() == []
 
 
-def test_a_changed_field_list_keeps_what_still_has_a_place(tmp_path: Path) -> None:
-    store = open_store(tmp_path, "moved", tmp_path / "online.sqlite", tmp_path / "history", NOW, owned=False)
+def test_a_changed_field_list_keeps_what_still_has_a_place(tmp_path: Path, places: Any, kind: str) -> None:
+    store = open_store(tmp_path, "moved", places(kind), tmp_path / "history", NOW, owned=False)
     apply(store, [NUMBER, CARRIER, flights()])
     store.write_to_online_store("flights", frame(("A", 1, NOW, NOW, 1.5, 7, "g", True)))
     turned = [*FIELDS[:2], FIELDS[5], Field(name="gate", dtype=Int64), Field(name="new", dtype=String), FIELDS[3]]
@@ -267,20 +324,35 @@ def test_a_changed_field_list_keeps_what_still_has_a_place(tmp_path: Path) -> No
     refs = [f"flights:{name}" for name in ("late", "gate", "new", "count")]
     answer = store.get_online_features(refs, [{"carrier": "A", "number": 1}]).to_dict()
     assert [answer[name] for name in ("late", "gate", "new", "count")] == [[True], [None], [None], [7]]
+    shelf = store.provider.online_store.shelf(store.config)
+    with pytest.raises(Refused, match="fields of view 'flights' have changed"):
+        shelf.write(
+            "flights", fields_of(flights()), [Row(encode_key(["A", 1]), NOW + 1, NOW + 1, [2.0, 8, "h", 0])], None
+        )
+    assert store.get_online_features(refs, [{"carrier": "A", "number": 1}]).to_dict() == answer
 
 
-def test_removed_views_and_teardown_forget_rows(tmp_path: Path) -> None:
-    path = tmp_path / "online.sqlite"
-    store = open_store(tmp_path, "removed", path, tmp_path / "history", NOW, owned=False)
-    kept, gone = flights(name="kept"), flights(name="gone")
+def test_removed_views_and_teardown_forget_rows(tmp_path: Path, places: Any, kind: str) -> None:
+    online = places(kind)
+    store = open_store(tmp_path, "removed", online, tmp_path / "history", NOW, owned=False)
+    neighbour = open_store(tmp_path / "n", "removed2", online, tmp_path / "history", NOW, owned=False)
+    kept, gone = flights(name="kept"), flights(name="gone*")
     apply(store, [NUMBER, CARRIER, kept, gone])
-    for view in ("kept", "gone"):
+    if kind == "redis":
+        apply(neighbour, [NUMBER, CARRIER, flights(name="gone*")])
+        neighbour.write_to_online_store("gone*", frame(("A", 1, NOW, NOW, 1.5, 7, "g", True)))
+    for view in ("kept", "gone*"):
         store.write_to_online_store(view, frame(("A", 1, NOW, NOW, 1.5, 7, "g", True)))
     store.apply([NUMBER, CARRIER, kept], objects_to_delete=[gone], partial=False)
-    wanted = [("kept", encode_key(["A", 1])), ("gone", encode_key(["A", 1]))]
-    assert [row is None for row in OnlineReader(path).get_many(wanted)] == [False, True]
+    wanted = [("kept", encode_key(["A", 1])), ("gone*", encode_key(["A", 1]))]
+    shelf = store.provider.online_store.shelf(store.config)
+    assert [row is None for row in shelf.read(wanted)] == [False, True]
     store.teardown()
-    assert OnlineReader(path).get_many(wanted) == [None, None]
+    assert shelf.read(wanted) == [None, None]
+    if kind == "redis":
+        assert _read(neighbour, "gone*", ("A", 1)) != [(None, None)]
+        left = RedisLine(str(online), 5).ask("KEYS", "*")
+        assert sorted(left) == [b"removed2:gone*:layout", b"removed2:gone*:" + encode_key(["A", 1])]
 
 
 ZONED = """

@@ -16,7 +16,7 @@ from journal.errors import Corrupt, JobFailed, Refused
 from journal.record import Draft, Kind
 from journal.sqlite_log import SqliteJournal
 
-DEFINITION = Definition(service="s@1", request=["n"], views=["v@1"], columns=["n"], types=["float64"])
+DEFINITION = Definition(service="s@1", request=[], views=["v@1"], columns=["v__n"], types=["float64"])
 
 
 def prediction(key: str, value: float, service: str = "s@1") -> Draft:
@@ -49,7 +49,7 @@ def test_a_child_builds_the_version_that_we_would(journal: SqliteJournal, tmp_pa
 
 def test_what_it_refuses_is_refused_here(journal: SqliteJournal, tmp_path: Path) -> None:
     journal.append([prediction("c", 3.5, service="s@2"), example(4)])
-    with pytest.raises(Refused, match="s@2 stand beside those of s@1"):
+    with pytest.raises(Refused, match="hold no v@1"):
         build_apart(journal.folder, tmp_path / "child", "t", journal.end(), "b")
     assert dataset.versions(tmp_path / "child") == []
 
@@ -64,5 +64,5 @@ def test_a_damaged_record_is_named_here(journal: SqliteJournal, tmp_path: Path) 
 
 def test_a_child_that_dies_says_what_it_printed(journal: SqliteJournal, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(JobFailed, match=r"(?s)ended with 1:.*NotADirectoryError"):
+    with pytest.raises(JobFailed, match=r"(?s)ended with 1:.*FileExistsError"):
         build_apart(journal.folder, tmp_path / "file", "t", journal.end(), "b")

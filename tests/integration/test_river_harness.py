@@ -85,7 +85,7 @@ def rivermill_trace(questions: Sequence[Asked], make_model: Callable[[], Any], e
     )
     wait = max(question.answered_at - question.asked_at for question in questions) + HOUR
     rule = LabelRule(stream="answers", key="question", outcome="outcome", wait=wait)
-    join = Runner(JoinFold(rule), FoldFile(folder / "join.sqlite"), journal, "test")
+    join = Runner(JoinFold(rule, "questions"), FoldFile(folder / "join.sqlite"), journal, "test")
     learn = Runner(learner, FoldFile(folder / "learner.sqlite"), journal, "test")
     trace = Trace([], [])
     for draft in drafts_of(questions, columns):

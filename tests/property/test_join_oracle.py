@@ -118,7 +118,7 @@ def ends_of(fold: JoinFold, record: Record) -> list[tuple[int, int, str]]:
 def fold_through(steps: list[Step], joins: Joins, file: FoldFile | None, restarts: Set[int]) -> tuple[Ledger, str]:
     """What the fold makes of a history when it is restarted after these records; the law of counts at every one."""
     rule = LabelRule(stream="answers", key="key", outcome="outcome", wait=WAIT, joins=joins)
-    fold, ends, now = JoinFold(rule), [], 0
+    fold, ends, now = JoinFold(rule, "questions"), [], 0
     for offset, step in enumerate(steps):
         now += step.gap
         ends += ends_of(fold, record_of(step, offset, now))
@@ -127,7 +127,7 @@ def fold_through(steps: list[Step], joins: Joins, file: FoldFile | None, restart
         if file is not None and offset in restarts:
             with file.transaction():
                 fold.save(file)
-            fold = JoinFold(rule)
+            fold = JoinFold(rule, "questions")
             fold.load(file)
     return Ledger(ends, fold.counts()), fold.digest()
 
@@ -146,3 +146,64 @@ def test_restarts_change_nothing(steps: list[Step], joins: Joins, restarts: froz
         interrupted = fold_through(steps, joins, file, restarts)
         file.close()
     assert interrupted == fold_through(steps, joins, None, frozenset())
+
+
+class Asked(NamedTuple):
+    """A question of its own key: after how many turns it is answered, and after how many its label comes."""
+
+    lag: int
+    delay: int | None
+
+
+def learned(asked: list[Asked], joins: Joins, *, lagging: bool) -> dict[str, str]:
+    """By key: the outcome that the join makes of it, when answers come at once or as late as they say."""
+    labels = sorted((n * 3 + one.delay, n) for n, one in enumerate(asked) if one.delay is not None)
+    fold, waiting, made, now, offset = JoinFold(RULES[joins], "questions"), list[tuple[int, int, int]](), {}, 0, -1
+
+    def take(kind: Kind, stream: str, body: bytes) -> None:
+        nonlocal now, offset
+        now, offset = now + 1, offset + 1
+        record = Record(kind=kind, stream=stream, id=f"r{offset}", body=body, partition=0, offset=offset, at=now)
+        for draft in fold.apply(record):
+            if draft.kind is Kind.EXAMPLE:
+                example = decode(draft.body, Example)
+                made[example.key] = str(example.outcome)
+
+    def answer(turn: int) -> None:
+        while waiting and waiting[0][0] <= turn:
+            _, n, question_offset = waiting.pop(0)
+            take(Kind.PREDICTION, "predictions", question(f"k{n}", question_offset))
+
+    behind = 0
+    for turn in range(len(asked) * 3 + 40):
+        if turn % 3 == 0 and turn // 3 < len(asked):
+            n = turn // 3
+            take(Kind.SOURCE, "questions", b"{}")
+            behind = max(behind, turn + asked[n].lag if lagging else turn)
+            waiting.append((behind, n, offset))
+        answer(turn)
+        while labels and labels[0][0] <= turn:
+            _, n = labels.pop(0)
+            take(Kind.SOURCE, "answers", canonical_json({"key": f"k{n}", "outcome": n % 2 == 0}))
+    answer(10**9)
+    return made
+
+
+RULES: dict[Joins, LabelRule] = {
+    joins: LabelRule(stream="answers", key="key", outcome="outcome", wait=WAIT, joins=joins)
+    for joins in ("first", "last", "all")
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    asked=st.lists(
+        st.builds(Asked, st.sampled_from([0, 1, 10, 100]), st.sampled_from([None, 1, 4, 30])),
+        min_size=1,
+        max_size=25,
+    ),
+    joins=JOINS,
+)
+def test_what_is_learned_at_once_is_learned_however_late_the_answers_are(asked: list[Asked], joins: Joins) -> None:
+    at_once, late = (learned(asked, joins, lagging=lagging) for lagging in (False, True))
+    assert at_once.items() <= late.items()

@@ -121,7 +121,7 @@ class FoldSet:
         self.rows = AcceptedRows(files["features"])
         self.features = FeatureFold(VIEWS, LATENESS, self.table, self.rows)
         self.answer = self._answer(world, asks_again)
-        self.join = JoinFold(label_rule(world.joins))
+        self.join = JoinFold(label_rule(world.joins), "orders")
         self.learner = Learner(
             LEARNER,
             make_model=Diary,

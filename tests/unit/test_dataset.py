@@ -73,10 +73,10 @@ def test_an_empty_range_is_refused() -> None:
         collect(MemoryJournal("t"), 0)
 
 
-def test_two_services_are_not_mixed(journal: MemoryJournal) -> None:
+def test_a_view_that_a_prediction_does_not_hold_is_not_made_up(journal: MemoryJournal, tmp_path: Path) -> None:
     journal.append([prediction("z", [9, 9.0, "z"], service="s@2"), example(journal.end() + 1, True)])
-    with pytest.raises(Refused, match="s@2 stand beside those of s@1"):
-        collect(journal, journal.end())
+    with pytest.raises(Refused, match="hold no v@1"):
+        dataset.build(journal, tmp_path, "t", journal.end(), "b")
 
 
 def test_a_build_is_immutable_and_repeatable(journal: MemoryJournal, tmp_path: Path) -> None:
@@ -110,14 +110,15 @@ def test_an_interrupted_build_is_no_version_and_is_built_again(journal: MemoryJo
 def test_a_changed_file_or_journal_is_found(journal: MemoryJournal, tmp_path: Path) -> None:
     made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
     path = tmp_path / made.version / "rows.parquet"
-    table = pq.read_table(path)
+    written, table = path.read_bytes(), pq.read_table(path)
     pq.write_table(table.set_column(4, "v__x", pa.array([1.0, 2.0])), path)
-    with pytest.raises(Corrupt, match="in its file"):
+    with pytest.raises(Corrupt, match=r"its file differs, first in row 0 .prediction 1., column v__x"):
         dataset.verify(journal, tmp_path, made.version)
     path.write_bytes(b"torn")
     with pytest.raises(Corrupt, match=made.version):
         dataset.verify(journal, tmp_path, made.version)
-    with pytest.raises(Corrupt, match="rebuilt from the journal"):
+    path.write_bytes(written)
+    with pytest.raises(Corrupt, match=r"rebuilt from the journal it differs, first in row 1 .*, column outcome"):
         dataset.verify(_with_other_outcome(journal), tmp_path, made.version)
 
 
@@ -163,9 +164,9 @@ def test_rows_that_break_the_rules_are_named() -> None:
     good = {"prediction": [1, 2], "x": [0.5, None], "outcome": [True, False]}
     dataset.check(pa.table(good))
     for column, values, words in (
-        ("x", [0.5, float("inf")], "x: not finite"),
-        ("prediction", [1, 1], "prediction: field_uniqueness"),
-        ("outcome", [True, None], "outcome: not_nullable"),
+        ("x", [0.5, float("inf")], "prediction 2, x: not finite"),
+        ("prediction", [1, 1], "prediction 1, prediction: not rising"),
+        ("outcome", [True, None], "prediction 2, outcome: not_nullable"),
     ):
         with pytest.raises(Refused, match=words):
             dataset.check(pa.table({**good, column: values}))

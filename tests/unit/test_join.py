@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from journal.body import Example, Expired, Prediction, decode, encode
+from journal.body import Decision, Example, Expired, Prediction, decode, encode
 from journal.checkpoint import FoldFile
 from journal.clock import HOUR, MINUTE
 from journal.record import Draft, Kind, Record, canonical_json
@@ -20,7 +20,8 @@ class Tape:
 
     def __init__(self, joins: Joins = "first", at_least: float | None = 15.0) -> None:
         self.fold = JoinFold(
-            LabelRule(stream="arrivals", key="flight", outcome="delay", wait=WAIT, at_least=at_least, joins=joins)
+            LabelRule(stream="arrivals", key="flight", outcome="delay", wait=WAIT, at_least=at_least, joins=joins),
+            "schedule",
         )
         self.offset = -1
 
@@ -39,6 +40,11 @@ class Tape:
 
     def label(self, minute: float, delay: Any = 20.0, key: str | None = "UA1") -> list[tuple[str, ...]]:
         return self.record(Kind.SOURCE, "arrivals", minute, canonical_json({"flight": key, "delay": delay}))
+
+    def question(self, minute: float) -> int:
+        """A question that is not answered yet; its offset."""
+        assert self.record(Kind.SOURCE, "schedule", minute, b"{}") == []
+        return self.offset
 
     def other(self, minute: float) -> list[tuple[str, ...]]:
         return self.record(Kind.SOURCE, "weather", minute, b"{}")
@@ -238,6 +244,49 @@ def test_an_early_label_is_kept_for_one_wait() -> None:
     assert tape.counted() == {"predictions": 1, "pending": 1, "unmatched": 1}
 
 
+def test_an_early_label_is_kept_while_a_question_before_it_has_no_answer(tmp_path: Path) -> None:
+    tape = Tape()
+    first, second = tape.question(0), tape.question(0)
+    tape.label(1)
+    tape.other(1 + 3 * WAIT / MINUTE)
+    with_file(tape, tmp_path)
+    assert tape.ask(2 + 3 * WAIT / MINUTE, "UA2", question=first) == []
+    assert tape.ask(3 + 3 * WAIT / MINUTE, question=second) == [("example", "UA1 5 by 2", "True")]
+    assert tape.counted() == {"predictions": 2, "joined": 1, "pending": 1}
+
+
+def test_an_early_label_goes_when_all_before_it_are_answered_or_given_up() -> None:
+    tape = Tape()
+    question, skipped = tape.question(0), tape.question(0)
+    tape.label(1)
+    tape.ask(2, "UA2", question=question)
+    details = {"fold": "answer", "offset": skipped}
+    decision = Decision(sequence=2, action="skip", subject="answer", why="w", details=details)
+    tape.record(Kind.DECISION, "control", 3, encode(decision))
+    tape.other(1 + WAIT / MINUTE)
+    assert tape.ask(1.5 + WAIT / MINUTE, question=skipped) == []
+
+
+def test_of_several_early_labels_the_first_behind_the_question_joins() -> None:
+    tape = Tape()
+    tape.label(0, 0.0)
+    question = tape.question(1)
+    tape.label(2, 30.0)
+    tape.label(3, 0.0)
+    assert tape.ask(4, question=question) == [("example", "UA1 4 by 2", "True")]
+
+
+def with_file(tape: Tape, folder: Path) -> None:
+    """Save the fold and go on with what is read back."""
+    file = FoldFile(folder / "join.sqlite")
+    with file.transaction():
+        tape.fold.save(file)
+    digest, tape.fold = tape.fold.digest(), JoinFold(tape.fold.rule, "schedule")
+    tape.fold.load(file)
+    file.close()
+    assert tape.fold.digest() == digest
+
+
 def test_an_early_label_survives_a_restart(tmp_path: Path) -> None:
     tape = Tape()
     tape.other(0)
@@ -246,7 +295,7 @@ def test_an_early_label_survives_a_restart(tmp_path: Path) -> None:
     with file.transaction():
         tape.fold.save(file)
     digest = tape.fold.digest()
-    tape.fold = JoinFold(tape.fold.rule)
+    tape.fold = JoinFold(tape.fold.rule, "schedule")
     tape.fold.load(file)
     assert tape.fold.digest() == digest
     assert tape.ask(2, question=0) == [("example", "UA1 2 by 1", "True")]
@@ -302,7 +351,7 @@ def test_a_key_may_be_asked_and_answered_again() -> None:
 def test_records_of_other_kinds_only_move_time() -> None:
     tape = Tape()
     tape.ask(0)
-    for kind in (Kind.EXAMPLE, Kind.SNAPSHOT, Kind.DECISION, Kind.QUARANTINE):
+    for kind in (Kind.EXAMPLE, Kind.SNAPSHOT, Kind.VERSION, Kind.QUARANTINE):
         assert tape.record(kind, "arrivals", 1, b"{}") == []
     assert tape.record(Kind.EXAMPLE, "examples", 60, b"{}") == [("expired", "UA1 0", "no_label")]
 
@@ -336,7 +385,7 @@ def test_a_restart_between_any_two_records_changes_nothing(tmp_path: Path) -> No
         assert step(straight) == step(restarted)
         with file.transaction():
             restarted.fold.save(file)
-        restarted.fold = JoinFold(restarted.fold.rule)
+        restarted.fold = JoinFold(restarted.fold.rule, "schedule")
         restarted.fold.load(file)
         assert restarted.fold.digest() == straight.fold.digest()
         assert restarted.fold.counts() == straight.fold.counts()

@@ -13,8 +13,8 @@ from feast import Entity, FeatureService, FeatureView, FileSource, ValueType
 from feast import Field as FeastField
 from feast.types import Bytes, Float64, Int64
 
-from features.aggregates import panes_of
 from features.declare import count, decayed_mean, last, mean, rate, stream, window_view
+from features.panes import panes_of
 from features.rows import ViewSchema
 from features.views import ServicePlan, ViewPlan, compile_views
 from journal.clock import DAY, HOUR, MINUTE

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.aggregates import Aggregate, panes_of, weights_of
+from features.aggregates import Aggregate
 from features.measure import Measure, Sample, scaled
+from features.panes import panes_of, weights_of
 from features.rows import FieldValue
 from features.windows import (
     KEPT_POWERS,

@@ -1,0 +1,260 @@
+"""What reading and writing online features costs, over Feast's SDK on the same store (G4, G5) and over the bare store.
+
+``python -m benchmarks.online [--entities 100000] [--rounds 7] [--stores sqlite,redis]`` fills five views of ten
+features each, then measures in turns, round by round:
+
+- reading one question and a hundred at once: Feast's ``get_online_features(...).to_dict()``, the fast reader, and the
+  limit L3: the bare SELECT or MGET of the same blobs;
+- writing a hundred rows of one view: Feast's ``push``, our own write, and the limit L4: the same guarded upsert of
+  finished blobs, in one transaction or one script.
+
+Answers of Feast and of the reader are compared before anything is timed.
+"""
+
+import argparse
+import contextlib
+import gc
+import random
+import resource
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import apsw
+import pandas as pd
+import redis
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
+from feast.types import Bool, Float64, Int64, String
+
+from features.feast_row import fields_of
+from features.feast_store import apply, open_store
+from features.reader import open_reader
+from features.redis_guard import GUARD
+from features.redis_table import pack
+from features.rows import FieldValue, Row, encode_key, encode_values
+from features.stored_row import checksum
+from journal.clock import DAY
+from journal.sqlite import open_database
+
+VIEWS = 5
+KINDS = (Float64, Float64, Int64, Float64, Bool, Float64, Int64, String, Float64, Float64)
+NAMES = [f"f{n}" for n in range(len(KINDS))]
+WRITTEN = 100
+NOW = time.time_ns() // 1_000
+USER = Entity(name="user", join_keys=["user"], value_type=ValueType.INT64)
+BATCH = FileSource(
+    name="rows", path="rows", timestamp_field="event_timestamp", created_timestamp_column="known_timestamp"
+)
+_FILL = 10_000
+_UPSERT = """
+INSERT INTO online VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET
+event = excluded.event, known = excluded.known, value = excluded.value, checksum = excluded.checksum
+WHERE (excluded.event, excluded.known) > (online.event, online.known)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bare store: reads the blobs of these users, writes these rows."""
+
+    read: Callable[[Sequence[int]], Any]
+    prepare: Callable[[Sequence[Row]], Callable[[], Any]]
+
+
+def view(name: str) -> FeatureView:
+    """A view of ten features with a push source of its own."""
+    schema = [Field(name="user", dtype=Int64)]
+    schema += [Field(name=name, dtype=kind) for name, kind in zip(NAMES, KINDS, strict=True)]
+    source = PushSource(name=f"to_{name}", batch_source=BATCH)
+    return FeatureView(name=name, entities=[USER], ttl=timedelta(days=30), schema=schema, source=source)
+
+
+def project(home: Path, online: Path | str, entities: int) -> FeatureStore:
+    """A Feast project whose store holds every entity in every view."""
+    views = [view(f"view{n}") for n in range(VIEWS)]
+    store = open_store(home, "bench", online, home / "history", owned=False)
+    apply(store, [USER, *views, FeatureService(name="all", features=views)])
+    shelf = store.provider.online_store.shelf(store.config)
+    rng = random.Random(5)
+    for each in views:
+        for start in range(0, entities, _FILL):
+            rows = rows_of(rng, range(start, min(start + _FILL, entities)), NOW - DAY)
+            shelf.write(each.name, fields_of(each), rows, None)
+    return store
+
+
+def rows_of(rng: random.Random, users: Sequence[int], event: int) -> list[Row]:
+    """One row of each user."""
+    return [Row(encode_key([user]), event, event, values_of(rng)) for user in users]
+
+
+def values_of(rng: random.Random) -> list[FieldValue]:
+    """Ten values."""
+    return [
+        rng.choice("abc") if kind is String else rng.choice((False, True)) if kind is Bool
+        else rng.randrange(1_000) if kind is Int64 else rng.random()
+        for kind in KINDS
+    ]  # fmt: skip
+
+
+def frame_of(users: Sequence[int], rows: Sequence[Row]) -> pd.DataFrame:
+    """The same rows as a push takes them."""
+    frame = pd.DataFrame([row.values for row in rows], columns=NAMES)
+    frame["user"] = users
+    moment = pd.to_datetime(rows[0].event, unit="us", utc=True)
+    return frame.assign(event_timestamp=moment, known_timestamp=moment)
+
+
+def sqlite_limits(path: Path) -> Limits:
+    """One SELECT of the blobs, and one transaction of the guarded upsert."""
+    reading, writing = open_database(path, readonly=True), open_database(path)
+
+    def read(users: Sequence[int]) -> Any:
+        pairs = [part for user in users for n in range(VIEWS) for part in (f"view{n}", encode_key([user]))]
+        marks = ", ".join(["(?, ?)"] * (len(pairs) // 2))
+        return reading.execute(f"SELECT value FROM online WHERE (view, key) IN (VALUES {marks})", pairs).fetchall()
+
+    def prepare(rows: Sequence[Row]) -> Callable[[], Any]:
+        stored = [(*row[:3], encode_values(row.values or ())) for row in rows]
+        finished = [("view0", *row, checksum("view0", *row)) for row in stored]
+
+        def write() -> None:
+            with writing:
+                writing.executemany(_UPSERT, finished)
+
+        return write
+
+    return Limits(read, prepare)
+
+
+def redis_limits(address: str) -> Limits:
+    """One MGET through Redis's own client, and the guard's script over finished blobs."""
+    client = redis.Redis.from_url(address)
+    guard, layout = client.script_load(GUARD), client.get("bench:view0:layout")
+
+    def read(users: Sequence[int]) -> Any:
+        return client.mget([b"bench:view%d:" % n + encode_key([user]) for user in users for n in range(VIEWS)])
+
+    def prepare(rows: Sequence[Row]) -> Callable[[], Any]:
+        keys = ["bench:view0:layout", *(b"bench:view0:" + row.key for row in rows)]
+        blobs = [pack("view0", row) for row in rows]
+        return lambda: client.evalsha(guard, len(keys), *keys, layout, 0, *blobs)
+
+    return Limits(read, prepare)
+
+
+def timed(way: Callable[[], Any], times: int) -> float:
+    """Microseconds of one call."""
+    start = time.perf_counter_ns()
+    for _ in range(times):
+        way()
+    return (time.perf_counter_ns() - start) / times / 1_000
+
+
+def compare_reads(store: FeatureStore, limits: Limits, entities: int, rounds: int) -> None:
+    """Print medians over the rounds, and the ratios' medians and ranges."""
+    reader, service, rng = open_reader(store, "all"), store.get_feature_service("all"), random.Random(7)
+    now = time.time_ns() // 1_000
+    for count, times in ((1, 300), (100, 10)):
+        users = rng.sample(range(entities), count)
+        questions = [{"user": user} for user in users]
+        ways: dict[str, Callable[[], Any]] = {
+            "Feast": lambda asked=questions: store.get_online_features(service, asked, True).to_dict(),
+            "reader": lambda asked=questions: reader.read_many(asked, now),
+            "L3": lambda asked=users: limits.read(asked),
+        }
+        require_equal(ways["Feast"](), reader.columns, ways["reader"]())
+        report(f"read {count:>3}", [{name: timed(way, times) for name, way in ways.items()} for _ in range(rounds)])
+
+
+def require_equal(feast: Mapping[str, list[Any]], columns: Sequence[str], ours: Sequence[Any]) -> None:
+    """Both say the same."""
+    for place, column in enumerate(columns):
+        assert feast[column] == [features.values[place] for features in ours], column
+
+
+def compare_writes(store: FeatureStore, limits: Limits, entities: int, rounds: int) -> None:
+    """The same for writes, each of newer rows than the last."""
+    shelf, fields = store.provider.online_store.shelf(store.config), fields_of(store.get_feature_view("view0"))
+    rng, event, found = random.Random(9), NOW, []
+    for _ in range(rounds):
+        spent: dict[str, list[float]] = {"Feast": [], "write": [], "L4": []}
+        for _ in range(10):
+            users = rng.sample(range(entities), WRITTEN)
+            rows = [rows_of(rng, users, event + n) for n in (1, 2, 3)]
+            event += 3
+            frame, finished = frame_of(users, rows[0]), limits.prepare(rows[2])
+            spent["Feast"].append(timed(lambda frame=frame: store.push("to_view0", frame), 1))
+            spent["write"].append(timed(lambda fresh=rows[1]: shelf.write("view0", fields, fresh, None), 1))
+            spent["L4"].append(timed(finished, 1))
+        found.append({name: median(each) for name, each in spent.items()})
+    report(f"write {WRITTEN}", found)
+
+
+def report(what: str, rounds: Sequence[Mapping[str, float]]) -> None:
+    """One line: microseconds of each way, then Feast over ours and ours over the limit."""
+    feast, ours, limit = list(rounds[0])
+    shown = ", ".join(f"{name} {median(each[name] for each in rounds):,.0f} us" for name in (feast, ours, limit))
+    over, under = ([each[a] / each[b] for each in rounds] for a, b in ((feast, ours), (ours, limit)))
+    print(
+        f"  {what:<9} {shown}; {feast}/{ours} {median(over):.1f} ({min(over):.1f}-{max(over):.1f}), "
+        f"{ours}/{limit} {median(under):.2f} ({min(under):.2f}-{max(under):.2f})",
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def redis_server(home: Path) -> Iterator[str]:
+    """A server on loopback that keeps nothing on disk; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        client = redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200))
+        client.ping()
+        yield f"redis://127.0.0.1:{port}/0"
+        print(f"  redis-server: {client.info('memory')['used_memory_rss'] / 1e6:,.0f} MB resident")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def measure(store: FeatureStore, limits: Limits, options: argparse.Namespace) -> None:
+    """Both comparisons on one store."""
+    gc.collect()
+    gc.freeze()
+    compare_reads(store, limits, options.entities, options.rounds)
+    compare_writes(store, limits, options.entities, options.rounds)
+
+
+def main() -> None:
+    """Run on each store."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--entities", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--stores", default="sqlite,redis")
+    options = parser.parse_args()
+    print(f"{options.entities:,} entities, {VIEWS} views of {len(KINDS)} features; SQLite {apsw.sqlite_lib_version()}")
+    for name in options.stores.split(","):
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            home = Path(folder)
+            print(name)
+            if name == "sqlite":
+                path = home / "online.sqlite"
+                measure(project(home, path, options.entities), sqlite_limits(path), options)
+                print(f"  file: {path.stat().st_size / 1e6:,.0f} MB")
+            else:
+                address = stack.enter_context(redis_server(home))
+                measure(project(home, address, options.entities), redis_limits(address), options)
+    print(f"this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB at most")
+
+
+if __name__ == "__main__":
+    main()
