@@ -4,6 +4,9 @@ A source event is taken in, then each runner applies it in order (features, answ
 what followed from it, and only then the next event enters. The journal commits once per group of events and the folds
 after it, so a checkpoint trails the journal. After a crash the tail is read back and applied again: what it emits is
 there already, and the journal drops it by the sink's mark.
+
+A quality rule that stops a stream does so here at the very next event: the group ends behind an alert or a decision,
+and the first event that a rule holds back ends the run, with everything before it committed.
 """
 
 import gc
@@ -14,13 +17,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from journal.intake import Accepted, Intake, Taken
+from journal.errors import Stopped
+from journal.intake import Accepted, Intake, Quarantined, Taken
 from journal.log import Journal
 from journal.record import Cause, Draft, Kind, Record
 from journal.runner import Runner
 
 EVENTS_PER_GROUP = 8_000
 _PAGE = 1_000
+_STOPS_OR_RESUMES = frozenset({Kind.ALERT, Kind.DECISION})
 # Records, rows and entities are no cycles and most of them live on: looking for garbage after every 700 of them, as
 # Python does by default, costs a tenth of a run.
 _OBJECTS_PER_COLLECTION = (1_000_000, 20, 100)
@@ -68,6 +73,7 @@ class Lockstep:
         self._intake = intake
         self.runners = runners
         self._routes = {kind: [runner for runner in runners if kind in runner.kinds] for kind in Kind}
+        self._unheeded = True
 
     def catch_up(self) -> int:
         """Apply what the journal holds and the folds have not committed; return how many records that was."""
@@ -88,6 +94,8 @@ class Lockstep:
         taken = self._intake.take(raw, sink=sink, cause=cause)
         if isinstance(taken, Accepted):
             self.run_through(taken.record)
+        elif isinstance(taken, Quarantined) and taken.record is not None:
+            self.run_through(taken.record)
         return taken
 
     def land(self, draft: Draft) -> None:
@@ -103,6 +111,8 @@ class Lockstep:
         queue = deque((record,))
         while queue:
             current = queue.popleft()
+            if current.kind in _STOPS_OR_RESUMES:
+                self._unheeded = True
             for runner in self._routes[current.kind]:
                 queue.extend(runner.step(current))
 
@@ -127,6 +137,9 @@ class Lockstep:
             progress: Called after each commit.
             notice: Called with the line's number (from 0) and its fate, if that is anything but `Accepted`.
             seal: Called at the end of each group, inside its transaction.
+
+        Raises:
+            Stopped: A quality rule holds the next event's stream. The same input goes on there once it is lifted.
         """
         mark = self.journal.mark(sink)
         line = mark.offset + 1 if mark else 0
@@ -135,21 +148,33 @@ class Lockstep:
             self._act(agenda)
             more = True
             while more:
-                begun, due = line, agenda.due
+                begun, due, held = line, agenda.due, None
+                self._heed()
                 with self.journal.group():
                     for raw in islice(remaining, group):
-                        taken = self.offer(raw, sink=sink, cause=Cause(0, line, 0))
+                        try:
+                            taken = self.offer(raw, sink=sink, cause=Cause(0, line, 0))
+                        except Stopped as error:
+                            held = error
+                            break
                         if not isinstance(taken, Accepted):
                             notice(line, taken)
                         line += 1
-                        if due is not None and self.journal.clock >= due:
+                        if self._unheeded or (due is not None and self.journal.clock >= due):
                             break
                     seal()
                 self.commit_folds()
                 progress(Progress(line, self.journal.clock))
+                if held is not None:
+                    raise held
                 self._act(agenda)
                 more = line > begun
         return line
+
+    def _heed(self) -> None:
+        if self._unheeded:
+            self._intake.heed_alerts()
+            self._unheeded = False
 
     def _act(self, agenda: Agenda) -> None:
         while agenda.due is not None and self.journal.clock >= agenda.due:
