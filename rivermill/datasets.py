@@ -193,6 +193,11 @@ def services_of(pipeline: Pipeline) -> dict[str, ServicePlan]:
     return compile_views(pipeline.feast_objects, pipeline.contracts, request=pipeline.question.request)[1]
 
 
+def of_everything(pipeline: Pipeline, kind: str) -> dataset.Asked:
+    """A version of all that predictions of the pipeline's own service were joined with, checked by its contract."""
+    return dataset.Asked(kind=kind, service=_of_plan(pipeline, pipeline.service), promised=promised_by(pipeline))
+
+
 def promised_by(pipeline: Pipeline) -> dict[str, Field]:
     """What the contract says of the question's own columns, by column."""
     contract = pipeline.contracts[pipeline.question.stream]

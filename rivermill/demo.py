@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from features import dataset
+from features.dataset_store import ADHOC
 from journal.blobs import write_durably
 from journal.body import Decision, decode
 from journal.clock import DAY
@@ -22,6 +23,7 @@ from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
 from rivermill.agenda import Agenda, DemoRollback, DriftRetrains, Retrains
 from rivermill.build import build_fingerprint
+from rivermill.datasets import of_everything
 from rivermill.drift_watch import watch_of
 from rivermill.example_requests import example_of
 from rivermill.input_file import InputFile, require_file
@@ -205,7 +207,10 @@ def _decided(run: Run, unanswered: int) -> Figures:
 def _dataset(run: Run) -> Figures | None:
     if not run.folds.join.counts()["joined"]:
         return None
-    made = dataset.build(run.journal, run.home.datasets, run.pipeline.name, run.journal.end(), build_fingerprint())
+    asked = of_everything(run.pipeline, ADHOC)
+    made = dataset.build(
+        run.journal, run.home.datasets, run.pipeline.name, run.journal.end(), build_fingerprint(), asked
+    )
     return {
         "version": made.version,
         "considered": made.considered,

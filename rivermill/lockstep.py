@@ -92,9 +92,7 @@ class Lockstep:
     def offer(self, raw: bytes, *, sink: str = "", cause: Cause | None = None) -> Taken:
         """Take one event in and let everything follow from it. Durable when the surrounding group ends."""
         taken = self._intake.take(raw, sink=sink, cause=cause)
-        if isinstance(taken, Accepted):
-            self.run_through(taken.record)
-        elif isinstance(taken, Quarantined) and taken.record is not None:
+        if isinstance(taken, Accepted) or (isinstance(taken, Quarantined) and taken.record is not None):
             self.run_through(taken.record)
         return taken
 

@@ -14,6 +14,7 @@ import msgspec
 
 from features import dataset
 from features.dataset_process import build_apart
+from features.dataset_store import TRAINING
 from features.examples import Readable
 from journal.blobs import Blobs
 from journal.body import Decision, Version, decode, draft_of
@@ -25,6 +26,7 @@ from journal.record import Draft, Kind
 from registry.evidence import Scored
 from registry.signing import Signer
 from rivermill.build import build_fingerprint
+from rivermill.datasets import of_everything
 from rivermill.evaluation import pack_holdout
 from rivermill.lines import Lines
 from rivermill.pipeline import Pipeline
@@ -100,7 +102,12 @@ class Retrainer:
             Refused: There are too few examples, or none of one class.
         """
         manifest = build_apart(
-            self.home.journal, self.home.datasets, self.pipeline.name, self.journal.end(), build_fingerprint()
+            self.home.journal,
+            self.home.datasets,
+            self.pipeline.name,
+            self.journal.end(),
+            build_fingerprint(),
+            of_everything(self.pipeline, TRAINING),
         )
         folder, spec = self.home.jobs / order.job, self._spec(manifest, order)
         # Asked before a process is started for it: only here a refusal can be told from a failure.
