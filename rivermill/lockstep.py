@@ -92,8 +92,9 @@ class Lockstep:
     def offer(self, raw: bytes, *, sink: str = "", cause: Cause | None = None) -> Taken:
         """Take one event in and let everything follow from it. Durable when the surrounding group ends."""
         taken = self._intake.take(raw, sink=sink, cause=cause)
-        if isinstance(taken, Accepted) or (isinstance(taken, Quarantined) and taken.record is not None):
-            self.run_through(taken.record)
+        record = taken.record if isinstance(taken, (Accepted, Quarantined)) else None
+        if record is not None:
+            self.run_through(record)
         return taken
 
     def land(self, draft: Draft) -> None:
