@@ -17,7 +17,7 @@ from features.measure import Sample
 from features.rows import FieldValue
 from features.sketch import estimate, insert, read_sketch, union, write_sketch
 from features.square_root import square_root
-from features.windows import exact
+from features.windows import exact, whole
 
 Partial = Any
 """A summary's own: a tuple of numbers, or a sketch's list; None for no record."""
@@ -226,11 +226,6 @@ def quotient(total: int, scale: int) -> float | None:
         return total / scale
     except OverflowError:
         return None
-
-
-def whole(value: int) -> int | None:
-    """None when 64 bits cannot hold it."""
-    return value if -(1 << 63) <= value < 1 << 63 else None
 
 
 def number(value: float | None, *, integer: bool) -> FieldValue:

@@ -219,7 +219,7 @@ class Last:
         newest = sample[:2]
         if self._newest is None or newest > self._newest:
             self._newest = newest
-            self._values[self._pane.value] = int(sample[5]) if self._pane.integer else float(sample[5])
+            self._values[self._pane.value] = whole(int(sample[5])) if self._pane.integer else float(sample[5])
         return None
 
     def is_empty(self) -> bool:
@@ -244,6 +244,11 @@ def storable(content: Any) -> Any:
     if isinstance(content, int) and not -(1 << 63) <= content < 1 << 63:
         return content.to_bytes(content.bit_length() // 8 + 1, signed=True)
     return content
+
+
+def whole(value: int) -> int | None:
+    """An integer as a feature has it: None when 64 bits cannot hold it."""
+    return value if -(1 << 63) <= value < 1 << 63 else None
 
 
 def exact(value: int | bytes) -> int:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
 
-MOST_REMEMBERED = 4_096
-"""How many values of one field are remembered as matching its pattern."""
+MOST_REMEMBERED = 256
+"""How many values of one field are remembered as matching its pattern: codes that recur. To remember ids, which hardly
+do, costs more than to match them again."""
 
 LONGEST_NAME = 64
 """Unknown field names longer than this are not repeated in a reason, and longer values are not remembered."""

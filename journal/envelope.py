@@ -31,7 +31,7 @@ _UNSAID = EPOCH - MICROSECOND
 """Stands for the time of a question that says none; known by being this very object."""
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """An event whose envelope holds; its data is not yet parsed."""
 
     specversion: Literal["1.0"]
@@ -72,7 +72,7 @@ class Envelope(msgspec.Struct, frozen=True):
         return _QUOTES_PER_ATTRIBUTE * keys - 2
 
 
-class QuestionEnvelope(Envelope, frozen=True, kw_only=True):
+class QuestionEnvelope(Envelope, frozen=True, kw_only=True, gc=False):
     """A question whose envelope holds. It is asked when it is recorded, so it need not say a time."""
 
     moment: Annotated[datetime, Meta(tz=True)] = msgspec.field(name="time", default=_UNSAID)

@@ -39,6 +39,7 @@ class Stream:
         self._keys = keys
         self._decode = QuickDecoder(contract.stream, contract.fields).decode
         self._strings = sum(field.type == "string" for field in contract.fields)
+        self._quotes_if_full = 2 * (len(contract.fields) + self._strings)
         self._personal = contract.personal
         self._pseudonymous = contract.pseudonymous
         self._prefix = contract.stream.encode() + b"\0"
@@ -67,7 +68,12 @@ class Stream:
             return self._read_leniently(envelope, raw, error)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _not_json() from None
-        require_unique_names(raw, envelope.quotes() + quotes_of(envelope.data, fields, self._strings))
+        # Where every value is true none is None, and `all` is faster than a comparison with each.
+        full = all(fields.values())
+        quotes = self._quotes_if_full if full else quotes_of(envelope.data, fields, self._strings)
+        quotes += envelope.quotes()
+        if raw.count(b'"') != quotes:
+            require_unique_names(raw, quotes)
         return fields
 
     def _version(self, envelope: Envelope) -> "Stream":

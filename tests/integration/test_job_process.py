@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.dataset import hash_rows
+from features.dataset_store import TRAINING, Keeping, publish
 from journal.clock import DAY, HOUR
 from journal.errors import JobFailed, Misconfigured
 from registry.flavors import batch
@@ -80,8 +81,7 @@ def submitted(tmp_path: Path, models: str = PLAIN, **changes: Any) -> Path:
             "outcome": pa.array(rng.random(ROWS) < 1 / (1 + np.exp(-2 * x))),
         }
     )
-    (tmp_path / "data" / "d").mkdir(parents=True)
-    pq.write_table(rows, tmp_path / "data" / "d" / "rows.parquet")
+    publish(tmp_path / "data", "d", rows, b"{}", Keeping(kind=TRAINING, claimed=0))
     (tmp_path / "models.py").write_text(textwrap.dedent(models))
     spec: dict[str, Any] = {
         "root": str(tmp_path / "data"),

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from features.dataset import hash_rows
+from features.dataset_store import TRAINING, Keeping, publish
 from journal.clock import DAY, HOUR
 from training.job_folder import Finished, write_spec
 from training.job_runner import JobStopped, run_job
@@ -58,8 +58,7 @@ def spec(tmp_path: Path) -> RetrainSpec:
             "outcome": pa.array(rng.random(ROWS) < 1 / (1 + np.exp(-3 * np.sign(x * z)))),
         }
     )
-    (tmp_path / "data" / "d").mkdir(parents=True)
-    pq.write_table(rows, tmp_path / "data" / "d" / "rows.parquet")
+    publish(tmp_path / "data", "d", rows, b"{}", Keeping(kind=TRAINING, claimed=0))
     (tmp_path / "models.py").write_text(MODELS)
     return RetrainSpec(
         root=str(tmp_path / "data"),

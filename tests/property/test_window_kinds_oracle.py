@@ -127,7 +127,7 @@ def histories(draw: st.DrawFn) -> list[Record]:
         body = {
             "key": draw(st.sampled_from(["a", "a", "b", None])),
             "x": draw(values),
-            "number": draw(st.sampled_from([0, 1, 2, -(2**62), 2**63 - 1])),
+            "number": draw(st.sampled_from([0, 1, 2, -(2**62), 2**63 - 1, 2**64 - 1])),
             "name": draw(st.sampled_from(["", "a", "b", "ä", None])),
         }
         records.append(
@@ -212,30 +212,35 @@ class Window:
 
     def value(self, clock: int) -> Any:
         records = self.held(clock)
-        kind, scale = self.aggregate.kind, self.aggregate.scale
+        kind = self.aggregate.kind
         if kind == "count":
             return len(records)
         values = [record.data[self.aggregate.column or ""] for record in records]
         if kind == "distinct":
             return distinct(values)
-        whole = 0 if self.aggregate.integer else 0.0
-        if not values:
-            return whole if kind == "sum" else None
-        if kind in {"min", "max", "last"}:
-            newest = max(zip(((time_of(r), r.id) for r in records), values, strict=True), key=lambda pair: pair[0])[1]
-            found = newest if kind == "last" else {"min": min, "max": max}[kind](values)
-            return int(found) if self.aggregate.integer else float(found) + 0.0
-        if kind == "rate":
-            return float(Fraction(sum(value >= (self.aggregate.at_least or 0) for value in values), len(values)))
-        amounts = [Fraction(round(Fraction(value) * scale), scale) for value in values]
         if kind == "sum":
-            total = sum(amounts, Fraction(0))
-            if self.aggregate.integer:
-                return int(total) if -(2**63) <= total < 2**63 else None
-            return float(total)
-        if kind == "std":
-            return statistics.stdev(amounts) if len(amounts) > 1 else None
-        return float(sum(amounts, Fraction(0)) / len(amounts))
+            return self.shown(sum(self.amounts(values), Fraction(0)))
+        return self.of_some(kind, records, values) if values else None
+
+    def of_some(self, kind: str, records: list[Record], values: list[Any]) -> Any:
+        match kind:
+            case "last":
+                return self.shown(max(records, key=lambda r: (time_of(r), r.id)).data[self.aggregate.column or ""])
+            case "min" | "max":
+                return self.shown({"min": min, "max": max}[kind](values))
+            case "rate":
+                return float(Fraction(sum(value >= (self.aggregate.at_least or 0) for value in values), len(values)))
+            case "std":
+                return statistics.stdev(self.amounts(values)) if len(values) > 1 else None
+        return float(sum(self.amounts(values), Fraction(0)) / len(values))
+
+    def amounts(self, values: list[Any]) -> list[Fraction]:
+        return [Fraction(round(Fraction(value) * self.aggregate.scale), self.aggregate.scale) for value in values]
+
+    def shown(self, value: Fraction | float) -> float | int | None:
+        if not self.aggregate.integer:
+            return float(value) + 0.0
+        return int(value) if -(2**63) <= int(value) < 2**63 else None
 
 
 def distinct(values: list[Any]) -> int:
@@ -334,12 +339,13 @@ def test_when_all_is_over_nothing_is_held_but_what_has_no_window(records: list[R
     plans = [plan for plan in PLANS.values() if plan is not MIXED]
     sink = Recording()
     fold = FeatureFold(plans, LATENESS, sink, sink)
-    for record in (*records, end):
-        fold.apply(record)
     with tempfile.TemporaryDirectory() as folder:
         file = FoldFile(Path(folder) / "features.sqlite")
-        with file.transaction():
-            fold.save(file)
+        for record in (*records, end):
+            fold.apply(record)
+            if record.offset in {len(records) - 1, end.offset}:
+                with file.transaction():
+                    fold.save(file)
         assert list(file.scan("windows")) == []
         file.close()
     assert fold.sizes() == {plan.name: 0 for plan in plans}

@@ -209,6 +209,14 @@ def test_last_is_the_largest_time_then_id_whatever_came_first() -> None:
     assert (again, restored.dump()) == (values, [5, "c", 4.0])
 
 
+def test_a_last_integer_that_64_bits_cannot_hold_is_missing() -> None:
+    values: list[FieldValue] = [None]
+    state = LastPane("s", Measure("delay"), True, 0).open(values)
+    for time, value, shown in ((1, 7, 7), (2, 2**64 - 1, None), (3, -(2**63), -(2**63))):
+        state.add(sample(time, value))
+        assert values == [shown]
+
+
 def count(**more: object) -> Aggregate:
     return Aggregate(**({"kind": "count", "stream": "s", "over": 30, "tile": 10} | more))  # type: ignore[arg-type]
 
