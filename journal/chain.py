@@ -3,7 +3,7 @@
 The owner and every reader go through it. Offsets have no holes: where one shows, a file is missing, and that is said.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from journal.archive import KEPT, Archive, Archived, fetch, kept_path, load_archive
@@ -162,6 +162,18 @@ class Chain:
             if not never and is_forgotten(segment.begins_after):
                 return None
         return self._find_left(key, never, is_forgotten) if self.first else None
+
+    def foresee(self, keys: Sequence[str], is_forgotten: Callable[[int], bool]) -> None:
+        """Note which identities are free, wherever they could still be remembered, until `forget`."""
+        for segment in reversed(self.local):
+            segment.foresee(keys)
+            if is_forgotten(segment.begins_after):
+                return
+
+    def forget(self) -> None:
+        """Drop what segments hold for the group that ends."""
+        for segment in self.local:
+            segment.forget()
 
     def _find_left(self, key: str, never: bool, is_forgotten: Callable[[int], bool]) -> Record | None:
         if never:

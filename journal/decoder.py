@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pandera.pandas as pa
 
 MOST_REMEMBERED = 256
-"""How many values of one field are remembered as matching its pattern: codes that recur. To remember ids, which hardly
-do, costs more than to match them again."""
+"""How many values of one field are remembered as matching its pattern: codes that recur. A field with more of them is
+one of ids, which hardly do: to look for them costs more than to match them again."""
 
 LONGEST_NAME = 64
 """Unknown field names longer than this are not repeated in a reason, and longer values are not remembered."""
@@ -45,16 +45,12 @@ class QuickDecoder:
         self._whole = decoder_of(stream, fields).decode
         loose = [replace(field, limits=_without_pattern(field)) for field in fields]
         self._loose = decoder_of(stream, loose).decode
-        self._patterns = [
-            (
-                field.name,
-                set[str](),
-                re.compile(str(field.limits["pattern"])).search,
-                0 if field.personal else MOST_REMEMBERED,
-            )
-            for field in fields
-            if "pattern" in field.limits
-        ]
+        searches = {
+            field.name: re.compile(str(field.limits["pattern"])).search for field in fields if "pattern" in field.limits
+        }
+        personal = {field.name for field in fields if field.personal}
+        self._codes = [(name, set[str](), search) for name, search in searches.items() if name not in personal]
+        self._texts = [(name, search) for name, search in searches.items() if name in personal]
 
     def decode(self, data: bytes | msgspec.Raw) -> dict[str, Any]:
         """The fields in the order of their names; raises what the decoder of `decoder_of` raises."""
@@ -64,15 +60,27 @@ class QuickDecoder:
             # An earlier value may break its pattern, and it is the first fault that is told.
             self._whole(data)
             raise
-        for name, matched, search, most in self._patterns:
+        for name, matched, search in self._codes:
             value = fields[name]
-            if value in matched or value is None:
-                continue
-            if search(value) is None:
+            if value not in matched and value is not None:
+                if search(value) is None:
+                    return msgspec.structs.asdict(self._whole(data))
+                self._remember(name, value)
+        for name, search in self._texts:
+            value = fields[name]
+            if value is not None and search(value) is None:
                 return msgspec.structs.asdict(self._whole(data))
-            if len(matched) < most and len(value) <= LONGEST_NAME:
-                matched.add(value)
         return fields
+
+    def _remember(self, name: str, value: str) -> None:
+        """Remember a code that matched; a field with too many of them has none that recur, and is forgotten."""
+        if len(value) > LONGEST_NAME:
+            return
+        ((matched, search),) = ((matched, search) for code, matched, search in self._codes if code == name)
+        matched.add(value)
+        if len(matched) > MOST_REMEMBERED:
+            self._codes = [code for code in self._codes if code[0] != name]
+            self._texts.append((name, search))
 
 
 def _without_pattern(field: Field) -> dict[str, int | float | str]:

@@ -62,13 +62,13 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     def quotes(self) -> int:
         """How many quotation marks an event has with these attributes, without its data and without escapes."""
-        keys = (
-            _REQUIRED
-            + (self.datacontenttype is not None)
-            + (self.dataschema is not None)
-            + (self.subject is not None)
-            + (self.traceparent is not None)
-        )
+        keys = _REQUIRED if self.datacontenttype is None else _REQUIRED + 1
+        if self.dataschema is not None:
+            keys += 1
+        if self.subject is not None:
+            keys += 1
+        if self.traceparent is not None:
+            keys += 1
         return _QUOTES_PER_ATTRIBUTE * keys - 2
 
 
@@ -109,9 +109,8 @@ def _read(raw: bytes, decode: Callable[[bytes], Envelope]) -> Envelope:
         raise Malformed(which="It is not JSON in UTF-8", fix=_FIX) from None
     except RecursionError:
         raise Malformed(which="It is nested too deeply", fix="Send flat data") from None
-    if not (envelope.id.isprintable() and envelope.source.isprintable()) and _CONTROL.search(
-        envelope.id + envelope.source
-    ):
+    names = envelope.id + envelope.source
+    if not names.isprintable() and _CONTROL.search(names):
         raise Malformed(which="Its id or source holds a control character", fix=_FIX)
     if envelope.moment <= EPOCH and envelope.moment is not _UNSAID:
         raise Malformed(which="Its time is not after 1970-01-01T00:00:00Z", fix="Send the time at which it happened")

@@ -18,7 +18,7 @@ discarded, where what was accepted are the source records that no decision let i
 an accepted event is counted by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -27,6 +27,7 @@ from journal.clock import format_span, format_time
 from journal.contract import DEFAULT_MAX_BYTES, Contract
 from journal.envelope import Envelope, read_envelope
 from journal.errors import Discarded, Malformed, UnknownName, Violation
+from journal.event_reader import digest_of
 from journal.held import find_held
 from journal.log import Journal, Outcome, Repeat, Replayed
 from journal.privacy import KeyTable
@@ -102,6 +103,7 @@ class Intake:
         self._quarantined = Quarantine(keys)
         self._starts = starts
         self._principal = principal
+        self.digest = digest_of(contracts)
         self._streams = {name: Stream(contract, keys) for name, contract in contracts.items()}
         self._stopped: Mapping[str, Alert] = {}
         self._largest = max((contract.max_bytes for contract in contracts.values()), default=DEFAULT_MAX_BYTES)
@@ -141,6 +143,35 @@ class Intake:
         if stream.notes and isinstance(taken, Accepted):
             self._note(stream)
         return taken
+
+    def take_read(self, events: Sequence[bytes], drafts: Sequence[Draft | None], principal: str) -> list[Taken]:
+        """Take in events that a `journal.event_reader.EventReader` with this intake's `digest` has read, in order.
+
+        What comes of them is what `take` says, at half its cost.
+
+        Args:
+            events: As `take` takes them.
+            drafts: One for each, None of what was left to be read here.
+            principal: Who hands them in.
+
+        Raises:
+            Stopped: As `take`.
+        """
+        self._journal.foresee(draft for draft in drafts if draft is not None)
+        return [
+            self.take(raw, principal=principal) if draft is None else self._take_read(raw, draft)
+            for raw, draft in zip(events, drafts, strict=True)
+        ]
+
+    def _take_read(self, raw: bytes, draft: Draft) -> Taken:
+        assert draft.time is not None, "a source event says its time"
+        try:
+            self._check_time(draft.time, self._streams[draft.stream].contract)
+        except Violation:
+            return self.take(raw, principal=draft.principal)
+        if draft.stream in self._stopped:
+            raise stopped(self._stopped[draft.stream])
+        return self._taken(self._journal.append((draft,))[0], draft)
 
     def heed_alerts(self) -> Mapping[str, Alert]:
         """Look up which streams quality rules hold, and refuse their events from now on; return the alerts by stream.

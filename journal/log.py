@@ -13,7 +13,7 @@ Rules that every adapter keeps (``tests/conformance/test_journal.py`` holds them
 - After a failed commit the journal refuses every further write.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -75,6 +75,13 @@ class Journal(Protocol):
             drafts: What to append.
             sink: Whose mark guards them; none when empty.
             derived_from: The record that they are the outputs of: it numbers their causes.
+        """
+        ...
+
+    def foresee(self, drafts: Iterable[Draft]) -> None:
+        """Look up at once which ids of these drafts are taken, before they are appended in this group.
+
+        It changes nothing but what that costs.
         """
         ...
 

@@ -1,7 +1,7 @@
 """The journal in memory: the port's first adapter, for tests and for trying a pipeline without a disk."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from journal.log import Conflict, Outcome, Repeat, Replayed
@@ -36,6 +36,9 @@ class MemoryJournal:
     def append(self, drafts: Sequence[Draft], *, sink: str = "", derived_from: Record | None = None) -> list[Outcome]:
         """See `journal.log.Journal.append`."""
         return [self._append(draft, sink, cause) for draft, cause in causes(drafts, derived_from)]
+
+    def foresee(self, drafts: Iterable[Draft]) -> None:
+        """See `journal.log.Journal.foresee`: here every id is at hand."""
 
     def _append(self, draft: Draft, sink: str, cause: Cause | None) -> Outcome:
         if sink and cause is not None:

@@ -10,7 +10,6 @@ import select
 import socket
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ import msgspec
 
 from journal import wire
 from journal.body import Prediction, encode
+from journal.connection import Connection
 from journal.errors import OwnerDown
 from journal.record import Draft
 from journal.settlement import Order
@@ -165,13 +165,28 @@ class AsyncOwnerClient:
         self._path = path
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._writer: asyncio.StreamWriter | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
 
-    async def take(self, events: Sequence[bytes], principal: str, timeout: float) -> list[Fate]:
-        """See `OwnerClient.take`; ``timeout`` in seconds."""
-        return (await self._expect(Take(list(events), principal), Fates, timeout)).fates
+    async def take(
+        self,
+        events: Sequence[bytes],
+        principal: str,
+        timeout: float,
+        *,
+        read: Sequence[Draft | None] = (),
+        contracts: str = "",
+    ) -> list[Fate]:
+        """See `OwnerClient.take`.
+
+        Args:
+            events: What to hand in.
+            principal: Who hands it in.
+            timeout: In seconds.
+            read: What an `EventReader` made of each; none when nothing was read.
+            contracts: The reader's digest.
+        """
+        return (await self._expect(Take(list(events), principal, list(read), contracts), Fates, timeout)).fates
 
     async def ask(self, question: bytes, prediction: Prediction, principal: str, timeout: float) -> Asked | AskedBefore:
         """Record a question with its answer, or get the answer that was recorded before.
@@ -195,11 +210,9 @@ class AsyncOwnerClient:
 
     async def close(self) -> None:
         """Let go of the connection; whoever waits gets `OwnerDown`."""
-        if self._listening is not None:
-            self._listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listening
-        self._disconnect(ConnectionResetError("closed"))
+        if self._connection is not None:
+            self._connection.close()
+            await self._connection.closed
 
     async def _expect(self, request: Request, kind: type[AnswerT], timeout: float) -> AnswerT:
         try:
@@ -213,46 +226,39 @@ class AsyncOwnerClient:
         self._number += 1
         number = self._number
         framed = wire.frame(number, request)
-        writer = await self._connected()
+        connection = await self._connected()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            writer.write(framed)
-            # When the connection breaks, the answer says so.
-            with suppress(OSError):
-                await writer.drain()
+            connection.say(framed)
+            await connection.room()
             return await answer
         finally:
             self._waiting.pop(number, None)
 
-    async def _connected(self) -> asyncio.StreamWriter:
+    async def _connected(self) -> Connection:
+        if self._connection is not None:
+            return self._connection
         async with self._connecting:
-            if self._writer is None:
+            if self._connection is None:
+                loop = asyncio.get_running_loop()
                 with wire.address_of(self._path) as address:
-                    reader, self._writer = await asyncio.open_unix_connection(address)
-                self._listening = asyncio.create_task(self._listen(reader, self._writer))
-            return self._writer
+                    _, connection = await loop.create_unix_connection(lambda: Connection(self._hear), address)
+                connection.closed.add_done_callback(self._disconnected)
+                self._connection = connection
+            return self._connection
 
-    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        error: Exception = ConnectionResetError("it closed the connection")
-        try:
-            while True:
-                length = wire.length_of(await reader.readexactly(wire.HEADER))
-                number, answer = wire.answer_in(await reader.readexactly(length))
-                waiting = self._waiting.get(number)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(answer)
-        except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError, OwnerDown) as broken:
-            error = broken if isinstance(broken, OSError) else error
-        finally:
-            if writer is self._writer:
-                self._disconnect(error)
+    def _hear(self, _: Connection, content: bytes) -> None:
+        number, answer = wire.answer_in(content)
+        waiting = self._waiting.get(number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
 
-    def _disconnect(self, error: Exception) -> None:
+    def _disconnected(self, closed: "asyncio.Future[Exception | None]") -> None:
         """Tell everybody whose request is under way."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._connection = None
+        broken = closed.result()
+        error = broken if isinstance(broken, OSError) else ConnectionResetError("it closed the connection")
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(error)

@@ -13,21 +13,19 @@ The epochs live as long as this process; a writer's own number, which comes with
 """
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, assert_never
 
-import msgspec
-
 from journal import intake, wire
 from journal.asking import Asking
 from journal.body import Prediction, decode
+from journal.connection import Connection, Listener
 from journal.errors import DurabilityLost, OwnerDown, RivermillError, UpstreamError
-from journal.intake import Intake
+from journal.intake import Intake, Taken
 from journal.lane import Lane, next_group
 from journal.log import Journal
 from journal.quality import QualityFold
@@ -77,10 +75,10 @@ class OwnedJournal(Journal, Protocol):
 class _Waiting:
     """A request that has not been answered."""
 
-    __slots__ = ("number", "request", "size", "writer")
+    __slots__ = ("asker", "number", "request", "size")
 
-    def __init__(self, number: int, request: Request, size: int, writer: asyncio.StreamWriter) -> None:
-        self.number, self.request, self.size, self.writer = number, request, size, writer
+    def __init__(self, number: int, request: Request, size: int, asker: Connection) -> None:
+        self.number, self.request, self.size, self.asker = number, request, size, asker
 
 
 class OwnerServer:
@@ -115,7 +113,7 @@ class OwnerServer:
         self._stopping = False
         self.is_serving = False
         """Whether the socket listens."""
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[Connection] = set()
         # One thread commits while this one reads what comes next.
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
@@ -125,7 +123,8 @@ class OwnerServer:
         Raises:
             DurabilityLost: A write failed, and nothing may be acknowledged again.
         """
-        server = await asyncio.start_unix_server(self._converse, sock=_bound(self._path))
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(self._welcome, sock=_bound(self._path))
         self.is_serving = True
         try:
             while not (self._stopping and not self._waiting_count()):
@@ -135,33 +134,31 @@ class OwnerServer:
             server.close()
             self._path.unlink(missing_ok=True)
             self._committer.shutdown()
-            await asyncio.gather(*(_let_go(writer) for writer in self._writers))
+            await asyncio.gather(*(_let_go(connection) for connection in self._connections))
 
     def stop(self) -> None:
         """Let `serve` return after what has arrived."""
         self._stopping = True
         self._arrived.set()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError, msgspec.MsgspecError, OwnerDown):
-            while True:
-                length = wire.length_of(await reader.readexactly(wire.HEADER))
-                number, request = wire.request_in(await reader.readexactly(length))
-                self._admit(_Waiting(number, request, length, writer))
-                # Whoever does not read his answers is not listened to.
-                await writer.drain()
-        self._writers.discard(writer)
-        writer.close()
+    def _welcome(self) -> Listener:
+        connection = Listener(self._hear)
+        self._connections.add(connection)
+        connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
+        return connection
+
+    def _hear(self, asker: Connection, content: bytes) -> None:
+        number, request = wire.request_in(content)
+        self._admit(_Waiting(number, request, len(content), asker))
 
     def _admit(self, waiting: _Waiting) -> None:
         if self._stopping:
-            _reply(waiting, wire.failed(OwnerDown(which="it is stopping", fix="Send it again once it is back")))
+            _turn_away(waiting, OwnerDown(which="it is stopping", fix="Send it again once it is back"))
             return
         lane = self._questions if isinstance(waiting.request, (Ask, State)) else self._others
         refusal = lane.put(waiting)
         if refusal is not None:
-            _reply(waiting, wire.failed(refusal))
+            _turn_away(waiting, refusal)
             return
         self._arrived.set()
 
@@ -177,14 +174,21 @@ class OwnerServer:
         if self._waiting_count():
             self._arrived.set()
         loop = asyncio.get_running_loop()
-        answers = await loop.run_in_executor(self._committer, self._carry_out, [w.request for w in batch])
-        for waiting, answer in zip(batch, answers, strict=True):
-            _reply(waiting, answer)
+        for asker, framed in await loop.run_in_executor(self._committer, self._replies, batch):
+            asker.say(framed)
         if self._journal.failed:
             lost = DurabilityLost(which="the journal", fix="Check the disk, then start the owner again")
             for waiting in (*self._questions.drain(), *self._others.drain()):
-                _reply(waiting, wire.failed(lost))
+                _turn_away(waiting, lost)
             raise lost
+
+    def _replies(self, batch: Sequence[_Waiting]) -> Iterable[tuple[Connection, bytes]]:
+        """Carry a group out; what goes to each of those who asked, as one write each."""
+        frames: dict[Connection, list[bytes]] = {}
+        answers = self._carry_out([waiting.request for waiting in batch])
+        for waiting, answer in zip(batch, answers, strict=True):
+            frames.setdefault(waiting.asker, []).append(_framed(waiting.number, answer))
+        return [(asker, b"".join(some)) for asker, some in frames.items()]
 
     def _carry_out(self, requests: Sequence[Request]) -> list[Answer]:
         """Carry requests out in order, as one group where that is possible: a settlement opens a group of its own."""
@@ -213,7 +217,7 @@ class OwnerServer:
     def _answer(self, request: Request) -> Answer:
         match request:
             case Take():
-                return Fates([self._fate(event, request.principal) for event in request.events])
+                return Fates([_fate(taken) for taken in self._take(request)])
             case Ask():
                 return self._ask(request)
             case Append():
@@ -249,22 +253,10 @@ class OwnerServer:
             journal.marks(),
         )
 
-    def _fate(self, event: bytes, principal: str) -> Fate:
-        taken = self._intake.take(event, principal=principal)
-        match taken:
-            case intake.Accepted():
-                return wire.AcceptedFate(taken.record.offset)
-            case intake.Repeated():
-                return wire.RepeatedFate(taken.offset)
-            case intake.Refused():
-                return wire.RefusedFate(taken.bucket, taken.reason)
-            case intake.Conflicted():
-                return wire.ConflictedFate(taken.id, taken.offset)
-            case intake.Quarantined():
-                return wire.QuarantinedFate(taken.id, taken.reason)
-            case _:
-                message = "an event without a sink is never replayed"
-                raise AssertionError(message)
+    def _take(self, request: Take) -> Sequence[Taken]:
+        if request.read and request.contracts == self._intake.digest:
+            return self._intake.take_read(request.events, request.read, request.principal)
+        return [self._intake.take(event, principal=request.principal) for event in request.events]
 
     def _ask(self, request: Ask) -> Answer:
         try:
@@ -282,16 +274,31 @@ class OwnerServer:
         return SettledAs(state, record.id, record.stream, record.offset)
 
 
-async def _let_go(writer: asyncio.StreamWriter) -> None:
+def _fate(taken: Taken) -> Fate:
+    match taken:
+        case intake.Accepted():
+            return wire.AcceptedFate(taken.record.offset)
+        case intake.Repeated():
+            return wire.RepeatedFate(taken.offset)
+        case intake.Refused():
+            return wire.RefusedFate(taken.bucket, taken.reason)
+        case intake.Conflicted():
+            return wire.ConflictedFate(taken.id, taken.offset)
+        case intake.Quarantined():
+            return wire.QuarantinedFate(taken.id, taken.reason)
+        case _:
+            message = "an event without a sink is never replayed"
+            raise AssertionError(message)
+
+
+async def _let_go(connection: Connection) -> None:
     """Close a connection once its answers are out; whoever does not read them is cut off."""
-    writer.close()
+    connection.close()
     try:
         async with asyncio.timeout(_FAREWELL_SECONDS):
-            await writer.wait_closed()
+            await connection.closed
     except TimeoutError:
-        writer.transport.abort()
-    except OSError:
-        return
+        connection.abort()
 
 
 def _tripped(error: Exception) -> wire.Failed:
@@ -310,12 +317,13 @@ def _bound(path: Path) -> socket.socket:
     return listener
 
 
-def _reply(waiting: _Waiting, answer: Answer) -> None:
-    """Send an answer, unless whoever asked is gone."""
-    if waiting.writer.is_closing():
-        return
+def _turn_away(waiting: _Waiting, error: RivermillError) -> None:
+    """Tell whoever asked why he gets nothing."""
+    waiting.asker.say(_framed(waiting.number, wire.failed(error)))
+
+
+def _framed(number: int, answer: Answer) -> bytes:
     try:
-        framed = wire.frame(waiting.number, answer)
+        return wire.frame(number, answer)
     except RivermillError as error:
-        framed = wire.frame(waiting.number, wire.failed(error))
-    waiting.writer.write(framed)
+        return wire.frame(number, wire.failed(error))

@@ -42,7 +42,7 @@ class Cause(NamedTuple):
     n: int
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+class Draft(msgspec.Struct, frozen=True, kw_only=True, array_like=True, dict=True):
     """A record before the journal has given it its place.
 
     Attributes:

@@ -5,7 +5,7 @@ one transaction on one file.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,6 +103,11 @@ class SqliteJournal:
         with self.group():
             return self.append(drafts, sink=sink, derived_from=derived_from)
 
+    def foresee(self, drafts: Iterable[Draft]) -> None:
+        """See `journal.log.Journal.foresee`."""
+        keys = [key for draft in drafts if (key := identity(draft)) is not None]
+        self._chain.foresee(keys, self._is_forgotten)
+
     def _append(self, draft: Draft, sink: str, cause: Cause | None) -> Outcome:
         if sink and cause is not None:
             if is_behind(cause, self._marks.get(sink)):
@@ -142,10 +147,10 @@ class SqliteJournal:
             self._current.db.execute("COMMIT")
         except BaseException as error:
             self._marks, self._tallies, self._stamper = before
-            self._current.forget()
             self._roll_back(error)
             raise
         finally:
+            self._chain.forget()
             self._open_group = False
             self._touched_marks.clear()
             self._touched_tallies.clear()

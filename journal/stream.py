@@ -58,21 +58,20 @@ class Stream:
         """
         if self.notes:
             self.notes.clear()
+        data = envelope.data
         if envelope.dataschema is not None and (version := self._version(envelope)) is not self:
             fields = version.read(envelope, raw)
             self.notes.extend(version.notes)
             return fields
         try:
-            fields = self._decode(envelope.data)
+            fields = self._decode(data)
         except msgspec.ValidationError as error:
             return self._read_leniently(envelope, raw, error)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _not_json() from None
         # Where every value is true none is None, and `all` is faster than a comparison with each.
-        full = all(fields.values())
-        quotes = self._quotes_if_full if full else quotes_of(envelope.data, fields, self._strings)
-        quotes += envelope.quotes()
-        if raw.count(b'"') != quotes:
+        quotes = self._quotes_if_full if all(fields.values()) else quotes_of(data, fields, self._strings)
+        if raw.count(b'"') != (quotes := quotes + envelope.quotes()):
             require_unique_names(raw, quotes)
         return fields
 

@@ -29,10 +29,15 @@ _LONGEST_ADDRESS = 107
 
 
 class Take(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """Events to take in, each a CloudEvent in JSON."""
+    """Events to take in, each a CloudEvent in JSON.
+
+    ``read`` has what the caller has read of them by the contracts of this digest, one for each event, or none at all.
+    """
 
     events: list[bytes]
     principal: str
+    read: list[Draft | None] = []
+    contracts: str = ""
 
 
 class Ask(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -188,6 +193,34 @@ def frame(number: int, message: Request | Answer) -> bytes:
     if len(content) > LARGEST_FRAME:
         raise Refused(which=f"a message of {len(content)} bytes, more than {LARGEST_FRAME}", fix="Send less at a time")
     return _LENGTH.pack(len(content)) + content
+
+
+class Frames:
+    """Cuts what arrives into frames, whatever pieces it arrives in."""
+
+    __slots__ = ("_rest", "_wanted")
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._wanted = 0
+
+    def cut(self, piece: bytes) -> Iterator[bytes]:
+        """The contents of the frames that this piece completes; raises `OwnerDown` at what is no frame of ours."""
+        if self._rest:
+            self._rest += piece
+            if len(self._rest) < self._wanted:
+                return
+            piece = bytes(self._rest)
+        begin, end = 0, len(piece)
+        self._wanted = HEADER
+        while end - begin >= HEADER:
+            behind = begin + HEADER + length_of(piece[begin : begin + HEADER])
+            if behind > end:
+                self._wanted = behind - begin
+                break
+            yield piece[begin + HEADER : behind]
+            begin = behind
+        self._rest = bytearray(piece[begin:])
 
 
 def length_of(header: bytes) -> int:

@@ -1,10 +1,16 @@
-"""What the HTTP process counts, in Prometheus' text format."""
+"""What the HTTP process counts, in Prometheus' text format.
 
+The numbers are our own and only their format is the library's: whether its counters are shared between all that runs in
+a process depends on which library was imported first.
+"""
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from journal.clock import SECOND
 from serving.live import LiveService
@@ -19,27 +25,53 @@ _GAUGES = {
 }
 
 
+class _Timed:
+    """How long the requests of one route took."""
+
+    __slots__ = ("buckets", "total")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(_SECONDS) + 1)
+        self.total = 0.0
+
+    def count(self, seconds: float) -> None:
+        self.buckets[bisect_left(_SECONDS, seconds)] += 1
+        self.total += seconds
+
+
 class HttpMetrics:
     """Requests by route and status, and how the answers of each pipeline fared."""
 
     def __init__(self, services: Mapping[str, LiveService]) -> None:
         self._services = services
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._seconds: defaultdict[str, _Timed] = defaultdict(_Timed)
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "rivermill_http_requests", "Requests by route and status", ["route", "status"], registry=self._registry
-        )
-        self._seconds = Histogram(
-            "rivermill_http_seconds", "Seconds per request", ["route"], buckets=_SECONDS, registry=self._registry
-        )
         self._registry.register(self)
 
     def count(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._requests[route, status] += 1
+        self._seconds[route].count(seconds)
 
-    def collect(self) -> Iterator[Any]:
-        """Called by the registry: the answers of each pipeline, as they are now."""
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry: requests, and the answers of each pipeline, as they are now."""
+        yield from self._of_requests()
+        yield from self._of_answers()
+
+    def _of_requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "rivermill_http_requests", "Requests by route and status", labels=["route", "status"]
+        )
+        for (route, status), count in sorted(self._requests.items()):
+            requests.add_metric([route, str(status)], count)
+        seconds = HistogramMetricFamily("rivermill_http_seconds", "Seconds per request", labels=["route"])
+        for route, timed in sorted(self._seconds.items()):
+            bounds = [*map(str, _SECONDS), "+Inf"]
+            seconds.add_metric([route], list(zip(bounds, accumulate(timed.buckets), strict=True)), timed.total)
+        return iter((requests, seconds))
+
+    def _of_answers(self) -> Iterator[Metric]:
         answers = CounterMetricFamily("rivermill_answers", "Answers by fate", labels=["pipeline", "fate"])
         champion = GaugeMetricFamily(
             "rivermill_champion_info", "The line that answers, and under which decision", labels=["pipeline", "line"]

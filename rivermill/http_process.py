@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from features.online_table import OnlineReader
 from journal.errors import RivermillError
+from journal.event_reader import EventReader
 from journal.owner_client import AsyncOwnerClient
 from journal.privacy import KeyTable
 from journal.sqlite_reader import SqliteReader
@@ -103,6 +104,7 @@ def _open(root: Path, pipeline: Pipeline) -> _Post:
         owner=owner,
         question=Stream(contracts[pipeline.question.stream].current, keys),
         label=contracts[pipeline.label.stream],
+        reader=EventReader(contracts, keys),
         attempts=home.attempts,
     )
     return _Post(pipeline, home, service)

@@ -5,6 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
+import uvloop
+
 from journal.asking import Asking
 from journal.control import ControlLog, decision_of, echo_of, missing_echoes, signed_parts
 from journal.erasure import finish_erasures
@@ -31,7 +33,7 @@ def main(root: Path, folder: Path) -> None:
     intake = Intake(journal, rules.contracts, keys, starts=rules.starts)
     asking = Asking(journal, rules.contracts[rules.question.stream].current, keys, rules.question.key)
     try:
-        asyncio.run(_serve(OwnerServer(journal, intake, asking, home.socket)))
+        uvloop.run(_serve(OwnerServer(journal, intake, asking, home.socket)))
     finally:
         keys.close()
         journal.close()

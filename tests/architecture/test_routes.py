@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from features.online_table import OnlineReader
+from journal.event_reader import EventReader
 from journal.owner_client import AsyncOwnerClient
 from journal.privacy import KeyTable
 from journal.sqlite_reader import SqliteReader
@@ -63,6 +64,7 @@ def make(root: Path) -> tuple[FastAPI, Callable[[], None]]:
         owner=client,
         question=Stream(pipeline.contracts[pipeline.question.stream], table),
         label=pipeline.contracts[pipeline.label.stream],
+        reader=EventReader(pipeline.contracts, table),
     )
     desk, jobs = Desk({NAME: (pipeline, home)}), JobDesk({NAME: home})
     app = make_app({NAME: service}, KeyRing.open(root / "access"), desk, jobs)

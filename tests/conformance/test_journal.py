@@ -191,6 +191,27 @@ class JournalConformance(AppendConformance):
         assert journal.tallies() == {}
         assert one(journal.append([event("2", NOON + 9, cause=Cause(0, 1, 0))], sink="file")).offset == 1
 
+    def test_to_foresee_ids_changes_no_outcome(self, journal: Journal) -> None:
+        journal.append([event("taken", conflict=b"1")])
+        drafts = [event(name, conflict=b"1") for name in ("taken", "new", "new", "other")] + [
+            event("new", conflict=b"2")
+        ]
+        with journal.group():
+            journal.foresee(drafts)
+            outcomes = journal.append(drafts)
+            journal.read(0, START, 99)
+            again = journal.append(drafts)
+        assert [type(outcome) for outcome in outcomes] == [Repeat, Record, Repeat, Record, Conflict]
+        assert [type(outcome) for outcome in again] == [Repeat, Repeat, Repeat, Repeat, Conflict]
+        with pytest.raises(ZeroDivisionError), journal.group():
+            journal.foresee([event("lost")])
+            journal.append([event("lost")])
+            raise ZeroDivisionError
+        assert [type(outcome) for outcome in journal.append([event("lost"), event("new", conflict=b"1")])] == [
+            Record,
+            Repeat,
+        ]
+
     def test_a_group_is_seen_by_its_own_reader(self, journal: Journal) -> None:
         with journal.group():
             record = one(journal.append([event("1")]))

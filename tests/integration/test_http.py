@@ -16,6 +16,7 @@ import pytest
 from features.online_table import OnlineReader
 from journal.clock import format_time, parse_time
 from journal.errors import OwnerDown
+from journal.event_reader import EventReader
 from journal.owner_client import AsyncOwnerClient, OwnerClient
 from journal.privacy import KeyTable
 from journal.sqlite_reader import SqliteReader
@@ -151,6 +152,7 @@ async def site(root: Path) -> AsyncIterator[Site]:
         owner=client,
         question=Stream(pipeline.contracts["visits"], keys),
         label=pipeline.contracts["reports"],
+        reader=EventReader(pipeline.contracts, keys),
     )
     ring = KeyRing.open(root / "access")
     app = make_app({NAME: service}, ring, Desk({NAME: (pipeline, home)}), JobDesk({NAME: home}))

@@ -20,6 +20,7 @@ import pytest
 
 from features.online_table import OnlineReader
 from journal.asking import Asking
+from journal.event_reader import EventReader
 from journal.intake import Intake
 from journal.log import START
 from journal.owner_client import AsyncOwnerClient
@@ -130,6 +131,7 @@ async def facing(pipeline: Pipeline, home: Home) -> AsyncIterator[Face]:
             owner=owner,
             question=Stream(contract, table),
             label=pipeline.contracts[pipeline.label.stream],
+            reader=EventReader(pipeline.contracts, table),
         )
         keys = KeyRing.open(home.access)
         app = make_app({"phishing": service}, keys, Desk({"phishing": (pipeline, home)}), JobDesk({"phishing": home}))

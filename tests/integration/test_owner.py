@@ -15,6 +15,7 @@ import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from journal.errors import (
     UpstreamError,
     Violation,
 )
+from journal.event_reader import EventReader
 from journal.field import Field
 from journal.intake import Intake
 from journal.log import START
@@ -169,6 +171,26 @@ def test_every_fate_of_an_event(client: OwnerClient, home: Path) -> None:
         (Kind.QUARANTINE, "gate"),
     ]
     assert client.state().tallies == {"conflicts": 1, "refused": 1, "refused.malformed": 1, "repeated": 1}
+
+
+def test_what_was_read_by_other_contracts_is_read_again(home: Path) -> None:
+    other = {"departures": replace(DEPARTURES, fields=(Field(name="flight", type="integer", limits={"le": 9}),))}
+    keys = KeyTable(home / "keys.sqlite")
+
+    async def hand_in(contracts: dict[str, Contract], *events: bytes) -> list[wire.Fate]:
+        reader, client = EventReader(contracts, keys), AsyncOwnerClient(home / "owner.sock")
+        read = [reader.read(raw, "gate") for raw in events]
+        fates = await client.take(events, "gate", 10, read=read, contracts=reader.digest)
+        await client.close()
+        return fates
+
+    too_low = event("low", flight=0)
+    assert EventReader(other, keys).read(too_low, "gate") is not None
+    assert [type(fate) for fate in asyncio.run(hand_in(other, too_low, event("a")))] == [QuarantinedFate, AcceptedFate]
+    fates = asyncio.run(hand_in({"departures": DEPARTURES}, event("a"), event("b"), too_low, event("c", time=DAY)))
+    assert [type(fate) for fate in fates] == [RepeatedFate, AcceptedFate, QuarantinedFate, QuarantinedFate]
+    assert {record.principal for record in stored(home)} == {"gate"}
+    keys.close()
 
 
 def test_nothing_to_take_is_nothing(client: OwnerClient) -> None:

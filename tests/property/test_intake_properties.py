@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from journal.contract import Contract
 from journal.decoder import decoder_of, frame_schema_of, frame_violations
 from journal.envelope import quotes_of, require_unique_names
 from journal.errors import Malformed
+from journal.event_reader import EventReader
 from journal.field import Field
 from journal.intake import Accepted, Conflicted, Intake, Quarantined, Refused, Repeated
 from journal.log import START
 from journal.memory_log import MemoryJournal
 from journal.privacy import KeyTable, context_of
-from journal.record import Kind, canonical_json
+from journal.record import Kind, Record, canonical_json
+from journal.sqlite_log import SqliteJournal
 
+W = 30 * DAY
 STREAMS = {
     name: Contract(
         stream=name,
@@ -34,7 +38,7 @@ STREAMS = {
             Field(name="n", type="integer", required=True, limits={"ge": 0, "le": 5}, personal=personal),
             Field(name="x", type="number"),
         ),
-        dedup_window=30 * DAY,
+        dedup_window=W,
         max_gap=DAY,
         subject="who" if personal else "",
     )
@@ -51,7 +55,7 @@ def keys() -> Iterator[KeyTable]:
 
 
 def door(keys: KeyTable) -> tuple[MemoryJournal, Intake]:
-    journal = MemoryJournal("laws", dedup_window=30 * DAY)
+    journal = MemoryJournal("laws", dedup_window=W)
     return journal, Intake(journal, STREAMS, keys, (0, 2 * DAY))
 
 
@@ -105,6 +109,27 @@ def test_the_same_batch_again_changes_no_record(keys: KeyTable, batch: list[byte
         ends = {type(intake.take(raw)) for raw in batch}
         assert ends <= {Repeated, Refused, Conflicted, Quarantined}
     assert journal.read(0, START, 99) == before
+
+
+def facts(record: Record) -> Record:
+    """A record without what is drawn anew each time it is sealed."""
+    return msgspec.structs.replace(record, sealed=None, body=b"" if record.kind is Kind.QUARANTINE else record.body)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(batches=st.lists(st.lists(events(), max_size=12), max_size=4))
+def test_reading_ahead_changes_nothing(keys: KeyTable, batches: list[list[bytes]]) -> None:
+    plain, taking = door(keys)
+    reader = EventReader(STREAMS, keys)
+    with tempfile.TemporaryDirectory() as folder, closing(SqliteJournal(Path(folder), "laws", dedup_window=W)) as ahead:
+        taking_read = Intake(ahead, STREAMS, keys, (0, 2 * DAY))
+        for batch in batches:
+            one_by_one = [taking.take(raw, principal="p") for raw in batch]
+            with ahead.group():
+                at_once = taking_read.take_read(batch, [reader.read(raw, "p") for raw in batch], "p")
+            assert [type(taken) for taken in at_once] == [type(taken) for taken in one_by_one]
+        assert [*map(facts, ahead.read(0, START, 99))] == [*map(facts, plain.read(0, START, 99))]
+        assert ahead.tallies() == plain.tallies()
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

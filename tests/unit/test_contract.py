@@ -143,14 +143,15 @@ def test_what_is_remembered_as_matching_is_bounded() -> None:
     assert quick.decode(b'{"word":"b"}') == {"word": "b"}
     with pytest.raises(msgspec.ValidationError, match="regex"):
         quick.decode(b'{"word":"9"}')
-    assert [len(matched) for _, matched, _, _ in quick._patterns] == [MOST_REMEMBERED]
+    assert not quick._codes
+    assert [name for name, _ in quick._texts] == ["word"]
 
 
 def test_nothing_personal_and_nothing_long_is_remembered() -> None:
     fields = [Field(name=name, type="string", limits={"pattern": "a"}, personal=name == "who") for name in ("who", "x")]
     quick = QuickDecoder("s", fields)
     assert quick.decode(b'{"who":"anna","x":"' + b"a" * 65 + b'"}')["who"] == "anna"
-    assert [matched for _, matched, _, _ in quick._patterns] == [set(), set()]
+    assert [(name, matched) for name, matched, _ in quick._codes] == [("x", set())]
 
 
 def test_names_of_unknown_fields_are_not_repeated_where_fields_are_personal(departures: Contract) -> None:

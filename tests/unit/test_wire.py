@@ -1,10 +1,13 @@
 """The wire between the journal's owner and its clients: what is sent comes out the same, and nothing else comes in."""
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from journal import errors, wire
 from journal.record import Cause, Draft, Kind
@@ -29,6 +32,7 @@ DRAFT = Draft(
 REQUESTS: list[Request] = [
     Take([b"{}", b"\xff\x00"], "gate"),
     Take([], ""),
+    Take([b"{}", b"{"], "p", [DRAFT, None], "digest"),
     Ask(b"{}", b"{}", "me"),
     Append([Batch("join", [DRAFT]), Batch("", [])]),
     Settle(Release("q-1", "why", "me", True)),
@@ -53,6 +57,22 @@ ANSWERS: list[Answer] = [
 ]
 
 
+@given(cuts=st.lists(st.integers(0, 400)), size=st.integers(0, 90))
+def test_frames_come_out_whole_whatever_pieces_they_came_in(cuts: list[int], size: int) -> None:
+    sent = [wire.frame(n, Take([b"x" * (n * size)], "p")) for n in range(4)]
+    stream, places = b"".join(sent), [0, *sorted(cuts), None]
+    frames = wire.Frames()
+    pieces = (stream[begin:end] for begin, end in pairwise(places))
+    assert [content for piece in pieces for content in frames.cut(piece)] == [content_of(framed) for framed in sent]
+
+
+def test_frames_before_garbage_are_heard(garbage: bytes = b"\xff" * 8) -> None:
+    heard = wire.Frames().cut(wire.frame(1, State()) + garbage)
+    assert wire.request_in(next(heard)) == (1, State())
+    with pytest.raises(errors.OwnerDown, match="more than"):
+        next(heard)
+
+
 def content_of(framed: bytes) -> bytes:
     assert wire.length_of(framed[: wire.HEADER]) == len(framed) - wire.HEADER
     return framed[wire.HEADER :]
@@ -69,7 +89,7 @@ def test_an_answer_comes_out_as_it_went_in(answer: Answer) -> None:
 
 
 def test_a_drafts_cause_keeps_its_type() -> None:
-    _, request = wire.request_in(content_of(wire.frame(1, REQUESTS[3])))
+    _, request = wire.request_in(content_of(wire.frame(1, REQUESTS[4])))
     assert isinstance(request, Append)
     assert isinstance(request.batches[0].drafts[0].cause, Cause)
     assert request.batches[0].drafts[0].kind is Kind.EXAMPLE
