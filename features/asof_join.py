@@ -1,12 +1,19 @@
 """The point-in-time join: what was known about each entity at each moment.
 
-For an entity row at T a view answers with the row of that key with the largest known time that is at most T, and with
-nothing when that row is a delete or T - event > ttl. Rows out are rows in, in order: duplicates, null keys and null
-moments included. Times meet as integer microseconds, so no time zone takes part.
+For an entity row at T a view answers with one of the rows of that key that were known at T:
+
+- of our own history (``ordered``) the one that became known last, and with nothing when that one is a delete;
+- of any other source the one with the latest event, as Feast documents it for a join on the created time: a row counts
+  from the moment at which it had happened and was created. Among equal events the one that was created last wins, then
+  the one with the largest values.
+
+It answers with nothing when T - event > ttl. Rows out are rows in, in order: duplicates, null keys and null moments
+included. Times meet as integer microseconds, so no time zone takes part.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import duckdb
@@ -15,6 +22,21 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from journal.errors import Refused
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A share of all keys.
+
+    Attributes:
+        column: The entity rows' key column.
+        number: Which share, from 0.
+        of: How many there are.
+    """
+
+    column: str
+    number: int
+    of: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +48,14 @@ class AsofView:
         rows: Its rows: a dataset that is scanned as a stream, or a table.
         keys: Column of the entity rows -> key column of ``rows``; may be empty.
         event: Column of the event time.
-        known: Column of the known time; the event time's when the source has no other.
+        known: Column of the known time (Feast's created time); the event time's when the source has no other.
         fields: Column of ``rows`` -> name in the result, in the result's order.
         ttl: Microseconds after which a row counts as missing; 0 means never.
         deleted: Boolean column that marks deletes, if there is one.
-        ordered: Whether a row is never known before its event and no two rows of a key share a known time, as in our
-            own history: then rows too old to matter are not read, and ties need no rule. Among tied rows of other
-            sources the latest event wins, then the largest values.
+        ordered: Whether this is our own history: a row is never known before its event, no two rows of a key share a
+            known time, and a later row replaces all before it.
         stamps: Whether ``<name>__event`` and ``<name>__known`` follow the fields (int64 microseconds).
+        bucket: Which of the keys to read; all of them when None.
     """
 
     name: str
@@ -46,6 +68,7 @@ class AsofView:
     deleted: str | None = None
     ordered: bool = False
     stamps: bool = False
+    bucket: Bucket | None = None
 
     @property
     def outputs(self) -> list[str]:
@@ -74,9 +97,9 @@ def asof_join(entities: pa.Table, at: str, views: Sequence[AsofView], limits: Li
     Raises:
         Refused: A column is missing, has two owners, or its type cannot meet the view's.
     """
-    _check_names(entities, at, views)
+    check_names(entities, at, views)
     moments = _moments(entities[at], at)
-    with tempfile.TemporaryDirectory(prefix="asof") as spill, _connect(limits or Limits(), spill) as db:
+    with connect(limits or Limits()) as db:
         for view in views:
             joined = _join_one(db, entities, moments, view)
             for name in view.outputs:
@@ -84,16 +107,19 @@ def asof_join(entities: pa.Table, at: str, views: Sequence[AsofView], limits: Li
     return entities
 
 
-def _connect(limits: Limits, spill: str) -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(
-        config={
+@contextmanager
+def connect(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB of its own within these limits; what does not fit spills to a folder that goes with it."""
+    with tempfile.TemporaryDirectory(prefix="asof") as spill:
+        config = {
             "memory_limit": limits.memory,
             "threads": limits.threads,
             "temp_directory": spill,
             "autoinstall_known_extensions": False,
             "python_enable_replacements": False,
         }
-    )
+        with duckdb.connect(config=config) as db:
+            yield db
 
 
 def _join_one(db: duckdb.DuckDBPyConnection, entities: pa.Table, moments: pa.Array, view: AsofView) -> pa.Table:
@@ -110,7 +136,7 @@ def _join_one(db: duckdb.DuckDBPyConnection, entities: pa.Table, moments: pa.Arr
 
 def _query(view: AsofView) -> str:
     fields = [f"f{n}" for n in range(len(view.fields))]
-    columns = [*fields, "event", "known"] if view.stamps else fields
+    columns = [*fields, "event", "created"] if view.stamps else fields
     lives = "NOT a.deleted" + (f" AND q.at - a.event <= {view.ttl}" if view.ttl else "")
     picked = ", ".join(
         f'CASE WHEN {lives} THEN a.{c} END AS "{n}"' for c, n in zip(columns, _quoted(view), strict=True)
@@ -121,11 +147,29 @@ def _query(view: AsofView) -> str:
 
 
 def _source(view: AsofView, keys: Sequence[str], fields: Sequence[str]) -> str:
+    """The rows that can ever win, each known from a moment of its own: one join on that moment finds the winner."""
+    rows = f"(SELECT *, known AS created FROM answers{_where(view)})"
     if view.ordered:
-        return "answers"
-    rank = ", ".join(f"{column} DESC NULLS LAST" for column in ["event", "deleted", *fields])
-    ties = f"PARTITION BY {', '.join([*keys, 'known'])} ORDER BY {rank}"
-    return f"(SELECT * FROM answers QUALIFY row_number() OVER ({ties}) = 1)"
+        return rows
+    rank = ", ".join(f"{column} DESC NULLS LAST" for column in ["event", "created", *fields])
+    same_moment = f"PARTITION BY {', '.join([*keys, 'known'])} ORDER BY {rank}"
+    so_far = f"{f'PARTITION BY {chr(44).join(keys)} ' if keys else ''}ORDER BY known, event ROWS UNBOUNDED PRECEDING"
+    return (
+        f"(SELECT * FROM (SELECT * REPLACE (greatest(known, event) AS known) FROM {rows} WHERE event IS NOT NULL) "
+        f"QUALIFY row_number() OVER ({same_moment}) = 1 AND event = max(event) OVER ({so_far}))"
+    )
+
+
+def _where(view: AsofView) -> str:
+    if view.bucket is None or view.bucket.column not in view.keys:
+        return ""
+    key = list(view.keys).index(view.bucket.column)
+    return f" WHERE {bucket_of(f'k{key}', view.bucket.of)} = {view.bucket.number}"
+
+
+def bucket_of(column: str, of: int) -> str:
+    """Into which of so many shares a key falls, in SQL; the text of a key decides, whatever its type."""
+    return f"(hash({column}::VARCHAR) % {of})"
 
 
 def _quoted(view: AsofView) -> list[str]:
@@ -135,7 +179,7 @@ def _quoted(view: AsofView) -> list[str]:
 def _questions(entities: pa.Table, moments: pa.Array, view: AsofView, schema: pa.Schema) -> pa.Table:
     columns = {"row": pa.array(range(len(entities)), pa.int64()), "at": moments}
     for n, (column, key) in enumerate(view.keys.items()):
-        columns[f"k{n}"] = _as_key(entities[column], schema.field(key).type, f"view {view.name!r}, key {column!r}")
+        columns[f"k{n}"] = as_key(entities[column], schema.field(key).type, f"view {view.name!r}, key {column!r}")
     return pa.table(columns)
 
 
@@ -152,10 +196,13 @@ def _reachable(view: AsofView, moments: pa.Array, schema: pa.Schema) -> pc.Expre
     span = pc.min_max(moments)
     if not span["max"].is_valid:
         return pc.scalar(False)
-    known, kind = ds.field(view.known), pa.timestamp("us", schema.field(view.known).type.tz)
-    reachable = known <= pa.scalar(span["max"].as_py(), kind)
-    if view.ordered and view.ttl:
-        reachable = reachable & (known >= pa.scalar(span["min"].as_py() - view.ttl, kind))
+    # Out of reach is what has not happened at the last moment, and what is stale at the first: where that could win,
+    # nothing answers. Our own rows are known when they happen or later, so their known time says both.
+    time = view.known if view.ordered else view.event
+    column, kind = ds.field(time), pa.timestamp("us", schema.field(time).type.tz)
+    reachable = column <= pa.scalar(span["max"].as_py(), kind)
+    if view.ttl:
+        reachable = reachable & (column >= pa.scalar(span["min"].as_py() - view.ttl, kind))
     return reachable
 
 
@@ -169,8 +216,12 @@ def _micros(column: pa.ChunkedArray | pc.Expression, kind: pa.TimestampType) -> 
     return column.cast(pa.timestamp("us", kind.tz)).cast(pa.int64())
 
 
-def _as_key(column: pa.ChunkedArray, kind: pa.DataType, which: str) -> pa.ChunkedArray:
-    """Key columns meet in the view's type; numbers become integers only when they are whole."""
+def as_key(column: pa.ChunkedArray, kind: pa.DataType, which: str) -> pa.ChunkedArray:
+    """A key column in the view's type, in which both meet; numbers become integers only when they are whole.
+
+    Raises:
+        Refused: It holds something else.
+    """
     if not any(alike(kind) and alike(_plain(column.type)) for alike in _FAMILIES) and column.null_count < len(column):
         raise Refused(which=f"{which} is {column.type} in the entity rows and {kind} in the view", fix="Convert it")
     try:
@@ -194,7 +245,8 @@ def _is_number(kind: pa.DataType) -> bool:
 _FAMILIES = (_is_text, _is_number, pa.types.is_boolean)
 
 
-def _check_names(entities: pa.Table, at: str, views: Sequence[AsofView]) -> None:
+def check_names(entities: pa.Table, at: str, views: Sequence[AsofView]) -> None:
+    """Raise `Refused` when a column that the views need is missing, or one that they add has two owners."""
     taken = dict.fromkeys(entities.column_names, "the entity rows")
     missing = [name for view in views for name in view.keys if name not in taken]
     if missing or at not in taken:

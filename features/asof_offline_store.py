@@ -2,12 +2,12 @@
 
 In `feature_store.yaml`: ``offline_store: {type: features.asof_offline_store.AsofOfflineStore, history: <folder>}``.
 The known time is the source's ``created_timestamp_column``, or its event time when it declares none, so nothing that
-was not known yet is ever joined, whatever ``filter_by_created_timestamp`` says.
+was not known yet is ever joined, whatever ``filter_by_created_timestamp`` says. See `features.asof_join` for which row
+answers, and `docs/offline-store.md` for what a user of Feast finds here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -16,17 +16,20 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
-from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
+from feast.utils import compute_non_entity_date_range
 
 from features.asof_join import AsofView, Limits, asof_join
-from features.history import open_dataset
+from features.entity_rows import entities_from, entities_of
+from features.feast_sources import open_source, save
 from features.outbox import DELETED, EVENT, KNOWN
 from journal.clock import MICROSECOND, micros_of
-from journal.errors import Refused, UnknownName
+from journal.errors import Refused
 
 _OURS = (EVENT, KNOWN, DELETED)
 """A source with these columns is read as history: it obeys the laws of its rows, and its deletes are no values."""
@@ -57,11 +60,12 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         self,
         compute: Callable[[], pa.Table],
         *,
+        folder: str = ".",
         full_feature_names: bool = False,
         on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
         metadata: RetrievalMetadata | None = None,
     ) -> None:
-        self._compute = compute
+        self._compute, self._folder = compute, folder
         self._full_feature_names = full_feature_names
         self._on_demand_feature_views = list(on_demand_feature_views)
         self._metadata = metadata
@@ -81,6 +85,18 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """Which features were asked for with which keys."""
         return self._metadata
 
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the rows to one Parquet file, whole or not at all; on disk and on S3.
+
+        Raises:
+            Refused: The storage is not a file's, or something lies there and may not be overwritten.
+        """
+        if not isinstance(storage, SavedDatasetFileStorage):
+            raise Refused(which=f"a saved dataset in {type(storage).__name__}", fix="Use a SavedDatasetFileStorage")
+        where = storage.file_options
+        rows = self.to_arrow(timeout=timeout)
+        save(rows, where.uri, self._folder, where.s3_endpoint_override, replace=allow_overwrite)
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
         return self._compute()
 
@@ -90,7 +106,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
 
 class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
-    """Reads history; writing it is the fold's alone, so Feast's offline writes keep raising NotImplementedError."""
+    """Reads what is there. Writing a view's history is its fold's alone."""
 
     supports_filter_by_created_timestamp = True
 
@@ -104,23 +120,37 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         project: str,
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = True,  # noqa: ARG004
-        **unsupported: Any,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """The features of each entity row as they were known at its timestamp; rows out are rows in, in order."""
-        if unsupported or not isinstance(entity_df, pd.DataFrame):
-            raise Refused(which="historical features need a frame of entity rows", fix="Pass entity_df as a DataFrame")
-        at = infer_event_timestamp_from_entity_df(dict(zip(entity_df.columns, entity_df.dtypes, strict=True)))
+        """The features of each entity row as they were known at its timestamp; rows out are rows in, in order.
+
+        ``entity_df`` may also be a query for DuckDB, or None: then there is one row at ``end_date`` for every key of
+        which something happened from ``start_date`` on, in the order of the keys.
+
+        Raises:
+            Refused: The query fails; without entity rows, views are asked that have different keys.
+        """
         views = [_asof_view(config, view, feature_refs, full_feature_names) for view in feature_views]
         limits = Limits(config.offline_store.memory_limit, config.offline_store.threads)
+        if entity_df is None:
+            entities = entities_of(views, *compute_non_entity_date_range(feature_views, start_date, end_date))
+        elif isinstance(entity_df, str):
+            entities = entities_from(entity_df, limits)
+        else:
+            entities = pa.Table.from_pandas(entity_df, preserve_index=False)
+        at = infer_event_timestamp_from_entity_df(_dtypes(entities))
+        moments = pc.min_max(entities[at])
         return AsofRetrievalJob(
-            lambda: asof_join(_entities(entity_df), at, views, limits),
+            lambda: asof_join(entities, at, views, limits),
+            folder=config.offline_store.history,
             full_feature_names=full_feature_names,
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             metadata=RetrievalMetadata(
                 features=feature_refs,
-                keys=sorted(set(entity_df.columns) - {at}),
-                min_event_timestamp=entity_df[at].min(),
-                max_event_timestamp=entity_df[at].max(),
+                keys=sorted(set(entities.column_names) - {at}),
+                min_event_timestamp=moments["min"].as_py(),
+                max_event_timestamp=moments["max"].as_py(),
             ),
         )
 
@@ -140,7 +170,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         stamps = [name for name in (timestamp_field, created_timestamp_column) if name]
 
         def compute() -> pa.Table:
-            rows = _in_range(open_source(config, data_source), columns, timestamp_field, start_date, end_date)
+            rows = _in_range(_rows(config, data_source), columns, timestamp_field, start_date, end_date)
             return _living(_latest(rows, _real(join_key_columns), stamps), join_key_columns, columns)
 
         return AsofRetrievalJob(compute)
@@ -160,37 +190,32 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         columns = _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
 
         def compute() -> pa.Table:
-            rows = _in_range(open_source(config, data_source), columns, timestamp_field, start_date, end_date)
+            rows = _in_range(_rows(config, data_source), columns, timestamp_field, start_date, end_date)
             return _living(rows, join_key_columns, columns)
 
         return AsofRetrievalJob(compute)
 
+    @staticmethod
+    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Any) -> None:  # noqa: ARG004
+        """Refused: a view's history is written by its fold, or by whoever made the source's files."""
+        raise Refused(
+            which=f"rows for the offline side of view {feature_view.name!r}",
+            fix="Send events to its pipeline, or write the source's files with the tool that makes them",
+        )
+
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
         """Raise `UnknownName` when the source is not there."""
-        open_source(config, data_source)
+        _rows(config, data_source)
 
     def get_table_column_names_and_types_from_data_source(
         self, config: RepoConfig, data_source: DataSource
     ) -> list[tuple[str, str]]:
         """Name and Arrow type of each column."""
-        return [(column.name, str(column.type)) for column in open_source(config, data_source).schema]
+        return [(column.name, str(column.type)) for column in _rows(config, data_source).schema]
 
 
-def open_source(config: RepoConfig, source: DataSource) -> ds.Dataset:
-    """The rows behind a Feast source, read lazily: a Delta table, a Parquet file or a folder of them.
-
-    Raises:
-        Refused: It is not a file source.
-        UnknownName: There is nothing at its path.
-    """
-    if not isinstance(source, FileSource):
-        raise Refused(which=f"source {source.name!r} is a {type(source).__name__}", fix="Use a FileSource")
-    path = Path(config.offline_store.history) / source.path
-    if (path / "_delta_log").is_dir():
-        return open_dataset(path)
-    if not path.exists():
-        raise UnknownName(which=f"{path} holds no rows", fix="Start the view's fold once, or correct the source's path")
-    return ds.dataset(path, format="parquet")
+def _rows(config: RepoConfig, source: DataSource) -> ds.Dataset:
+    return open_source(source, config.offline_store.history)
 
 
 def _asof_view(config: RepoConfig, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> AsofView:
@@ -199,7 +224,7 @@ def _asof_view(config: RepoConfig, view: FeatureView, feature_refs: list[str], f
     asked = [ref.partition(":")[2] for ref in feature_refs if ref.partition(":")[0] == view.projection.name_to_use()]
     prefix = f"{name}__" if full_feature_names else ""
     keys = _real(column.name for column in view.entity_columns)
-    rows = open_source(config, source)
+    rows = _rows(config, source)
     ours = _is_history(rows.schema)
     return AsofView(
         name=name,
@@ -224,8 +249,9 @@ def _real(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if key != DUMMY_ENTITY_ID]
 
 
-def _entities(frame: pd.DataFrame) -> pa.Table:
-    return pa.Table.from_pandas(frame, preserve_index=False)
+def _dtypes(entities: pa.Table) -> dict[str, Any]:
+    frame = entities.schema.empty_table().to_pandas()
+    return dict(zip(frame.columns, frame.dtypes, strict=True))
 
 
 def _columns(keys: list[str], features: list[str], *stamps: str | None) -> list[str]:

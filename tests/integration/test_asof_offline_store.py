@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Bool, Float64, Int64, String
 
@@ -232,16 +233,73 @@ def test_feast_computes_on_demand_views_from_the_joined_rows(store: FeatureStore
     assert result["chill"].to_pylist() == [7.0]
 
 
+def test_feast_computes_on_demand_views_in_pandas_too(store: FeatureStore) -> None:
+    @on_demand_feature_view(sources=[WORLD[0]], schema=[Field(name="warmer", dtype=Float64)], mode="pandas")  # type: ignore[untyped-decorator]
+    def warmer(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"warmer": inputs["temp"] + 1.0})
+
+    apply(store, [warmer])
+    result = join(store, asked(("JFK", NOON), ("BOS", NOON)), "weather:temp", "warmer:warmer")
+    assert result["warmer"].to_pylist()[0] == 12.0
+    assert result.num_rows == 2
+
+
 def test_what_cannot_be_joined_is_refused_with_a_reason(store: FeatureStore, home: Path) -> None:
-    with pytest.raises(Refused, match="need a frame of entity rows"):
-        store.get_historical_features("SELECT 1", ["weather:temp"])
-    with pytest.raises(Refused, match="need a frame of entity rows"):
-        store.get_historical_features(None, ["weather:temp"], start_date=datetime_of(0), end_date=datetime_of(1))
+    with pytest.raises(Refused, match=r"query for entity rows \(.*nowhere"):
+        store.get_historical_features("SELECT * FROM nowhere", ["weather:temp"])
+    with pytest.raises(Refused, match=r"different keys: .*weather \(origin\).*planes \(tail\)|planes \(tail\)"):
+        store.get_historical_features(None, ["weather:temp", "planes:seats"], end_date=datetime_of(NOON))
     absent = FileSource(name="absent", path="absent.parquet", timestamp_field="t")
     with pytest.raises(UnknownName, match=r"absent\.parquet holds no rows"):
         store.provider.validate_data_source(store.config, absent)
     store.provider.validate_data_source(store.config, WORLD[0].batch_source)
     assert (home / "history" / "weather").is_dir()
+    rows = pd.DataFrame({"tail": [1], "SEATS": [1], "built": [datetime_of(NOON)]})
+    with pytest.raises(Refused, match="the offline side of view 'planes'"):
+        store.write_to_offline_store("planes", rows)
+
+
+def test_a_query_gives_the_entity_rows(store: FeatureStore) -> None:
+    query = f"""
+        SELECT * FROM (VALUES ('JFK', 7), ('BOS', 8), ('JFK', 9)) AS t (origin, label),
+        (SELECT make_timestamptz({NOON}::BIGINT) AS event_timestamp)
+    """
+    found = store.get_historical_features(query, ["weather:temp"]).to_arrow()
+    assert found.select(["origin", "label", "temp"]).to_pylist() == [
+        {"origin": "JFK", "label": 7, "temp": 11.0},
+        {"origin": "BOS", "label": 8, "temp": None},
+        {"origin": "JFK", "label": 9, "temp": 11.0},
+    ]
+
+
+def test_without_entity_rows_every_key_of_the_range_answers_once_at_its_end(store: FeatureStore) -> None:
+    span = {"start_date": datetime_of(NOON - HOUR), "end_date": datetime_of(NOON - 1)}
+    found = store.get_historical_features(None, ["weather:temp", "country:level"], **span).to_arrow()
+    assert found.to_pylist() == [
+        {"origin": "EWR", "event_timestamp": span["end_date"], "temp": 30.0, "level": "low"},
+        {"origin": "JFK", "event_timestamp": span["end_date"], "temp": 11.0, "level": "low"},
+    ]
+    naive = {name: moment.replace(tzinfo=None) for name, moment in span.items()}
+    assert store.get_historical_features(None, ["weather:temp", "country:level"], **naive).to_arrow() == found
+    alone = store.get_historical_features(None, ["country:level"], end_date=datetime_of(NOON)).to_arrow()
+    assert alone["level"].to_pylist() == ["high"]
+
+
+@pytest.mark.filterwarnings("ignore:Saving dataset is an experimental feature:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:Retrieving datasets is an experimental feature:RuntimeWarning")
+def test_a_saved_dataset_comes_back_as_it_was(store: FeatureStore, home: Path) -> None:
+    frame = asked(("JFK", NOON), ("BOS", NOON), ("JFK", NOON), label=[1, None, 3])
+    job = store.get_historical_features(frame, ["weather:temp", "weather:code"])
+    storage = SavedDatasetFileStorage(path="saved/first.parquet")
+    saved = store.create_saved_dataset(job, "first", storage)
+    assert pq.read_table(home / "history" / "saved" / "first.parquet").to_pylist() == job.to_arrow().to_pylist()
+    assert [path.name for path in (home / "history" / "saved").iterdir()] == ["first.parquet"]
+    assert saved.to_arrow()["temp"].to_pylist() == [11.0, None, 11.0]
+    with pytest.raises(Refused, match=r"saved/first\.parquet exists"):
+        store.create_saved_dataset(job, "first", storage)
+    store.create_saved_dataset(job, "first", storage, allow_overwrite=True)
+    asked_again = store.get_saved_dataset("first").to_arrow().sort_by("origin")
+    assert asked_again["code"].to_pylist() == [None, 2, 2]
 
 
 def test_threads_join_at_the_same_time(store: FeatureStore) -> None:

@@ -1,13 +1,18 @@
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.asof_join import AsofView, Limits, asof_join
+from features.sharded_join import sharded_join
 from journal.errors import Refused
 
 BASE = 1_365_000_000_000_000
@@ -64,24 +69,34 @@ def view(rows: pa.Table | ds.Dataset, **changes: Any) -> AsofView:
         "event": "event",
         "known": "known",
         "fields": {"x": "x"},
-        "deleted": "gone",
+        "deleted": "gone" if changes.get("ordered") else None,
         "stamps": True,
     }
     return AsofView(**declared | changes)
 
 
 def oracle(entity: tuple[Any, Any], rows: list[tuple[Any, ...]], ttl: int, keyed: bool = True) -> tuple[Any, Any, Any]:
+    """Feast's rule, looked up row by row: of what had happened and was created, the latest event."""
     key, moment = entity
-    best = None
-    for row in rows:
-        if moment is None or (keyed and (key is None or row[0] != key)) or row[1] + row[2] > moment:
-            continue
-        rank = (row[1] + row[2], row[1], row[4], row[3] is not None, row[3] or 0)
-        if best is None or rank > best[0]:
-            best = (rank, row)
-    if best is None or best[1][4] or (ttl and moment - best[1][1] > ttl):
+    mine = [row for row in rows if not keyed or (key is not None and row[0] == key)]
+    known = [row for row in mine if moment is not None and row[1] <= moment and row[1] + row[2] <= moment]
+    return _told(
+        max(known, key=lambda row: (row[1], row[2], row[3] is not None, row[3] or 0), default=None), moment, ttl
+    )
+
+
+def history_oracle(entity: tuple[Any, Any], rows: list[tuple[Any, ...]], ttl: int) -> tuple[Any, Any, Any]:
+    """Our own rule: of what was known, what became known last."""
+    key, moment = entity
+    known = [row for row in rows if key == row[0] and moment is not None and row[1] + row[2] <= moment]
+    best = max(known, key=lambda row: int(row[1] + row[2]), default=None)
+    return _told(None if best is None or best[4] else best, moment, ttl)
+
+
+def _told(best: tuple[Any, ...] | None, moment: Any, ttl: int) -> tuple[Any, Any, Any]:
+    if best is None or (ttl and moment - best[1] > ttl):
         return None, None, None
-    return best[1][3], BASE + best[1][1], BASE + best[1][1] + best[1][2]
+    return best[3], BASE + best[1], BASE + best[1] + best[2]
 
 
 def joined(table: pa.Table) -> list[tuple[Any, Any, Any]]:
@@ -111,7 +126,7 @@ def test_history_needs_no_rule_for_ties(
 ) -> None:
     rows = [(key, max(n - behind, 0), min(behind, n), n, deleted) for n, (key, behind, deleted) in enumerate(steps)]
     result = asof_join(questions(entities), "at", [view(answers(rows), ttl=ttl, ordered=True)], TINY)
-    assert joined(result) == [oracle(entity, rows, ttl) for entity in entities]
+    assert joined(result) == [history_oracle(entity, rows, ttl) for entity in entities]
 
 
 @settings(max_examples=40, deadline=None)
@@ -121,6 +136,35 @@ def test_a_view_without_keys_answers_by_time_alone(
 ) -> None:
     result = asof_join(questions(entities), "at", [view(answers(rows), keys={}, ttl=ttl)], TINY)
     assert joined(result) == [oracle(entity, rows, ttl, keyed=False) for entity in entities]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    entities=ENTITIES,
+    rows=ROWS,
+    ttl=st.sampled_from([0, 3]),
+    slices=st.integers(1, 4),
+    buckets=st.integers(1, 3),
+)
+def test_shares_answer_what_one_join_does(
+    entities: list[tuple[Any, Any]], rows: list[tuple[Any, ...]], ttl: int, slices: int, buckets: int
+) -> None:
+    views = [view(answers(rows), ttl=ttl), view(answers(rows), name="all", keys={}, fields={"x": "y"})]
+    whole = asof_join(questions(entities), "at", views, TINY)
+    shared = sharded_join(questions(entities), "at", views, map, slices=slices, buckets=buckets, by="k", limits=TINY)
+    assert shared == whole
+
+
+def test_shares_go_to_other_processes_and_a_strange_key_cuts_nothing(tmp_path: Path) -> None:
+    rows = [("a", n, 0, n, False) for n in range(12)] + [("b", n, 1, -n, False) for n in range(12)]
+    pq.write_table(answers(rows), tmp_path / "rows.parquet")
+    views = [view(ds.dataset(tmp_path / "rows.parquet"), ttl=2)]
+    asked = questions([(key, n) for n in (9, 3, 12, 0) for key in ("b", "a", None)])
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        found = sharded_join(asked, "at", views, pool.map, slices=2, buckets=2, by="k", limits=TINY)
+    assert found == asof_join(asked, "at", views, TINY)
+    with pytest.raises(Refused, match="key 'n' is no view's"):
+        sharded_join(asked, "at", views, map, slices=1, buckets=2, by="n")
 
 
 def test_several_views_with_several_keys_follow_each_other() -> None:
