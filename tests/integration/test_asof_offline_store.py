@@ -233,6 +233,7 @@ def test_feast_computes_on_demand_views_from_the_joined_rows(store: FeatureStore
     assert result["chill"].to_pylist() == [7.0]
 
 
+@pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature:RuntimeWarning")
 def test_feast_computes_on_demand_views_in_pandas_too(store: FeatureStore) -> None:
     @on_demand_feature_view(sources=[WORLD[0]], schema=[Field(name="warmer", dtype=Float64)], mode="pandas")  # type: ignore[untyped-decorator]
     def warmer(inputs: pd.DataFrame) -> pd.DataFrame:
