@@ -29,6 +29,9 @@ ROWS_PER_TURN = 5_000
 WRITE_DEADLINE, WRITE_REST = 0.25, 2.0
 """Seconds that a commit waits for Redis, and that it leaves Redis alone when it waited in vain."""
 
+LOOK_EVERY = 1.0
+"""Seconds between two looks at a store that lacks nothing, as far as is known."""
+
 READ_DEADLINE = 0.02
 """Seconds. A read that takes longer is answered without features."""
 
@@ -38,7 +41,14 @@ MARK = "mark"
 class RedisCopy:
     """Keeps Redis like a fold's table. See `features.online_table.Copy`."""
 
-    def __init__(self, redis: RedisTable, life: str, views: Sequence[str], breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        redis: RedisTable,
+        life: str,
+        views: Sequence[str],
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Name what the rows are of; nothing is asked before the first commit.
 
         Args:
@@ -46,9 +56,11 @@ class RedisCopy:
             life: The journal's life and whatever else the rows follow from.
             views: All of the fold's.
             breaker: Spares commits the wait for a server that does not answer.
+            clock: Seconds that never go back.
         """
         self._redis, self._life, self._views = redis, life, tuple(views)
-        self._breaker = breaker or Breaker(failures=1, rest=WRITE_REST)
+        self._breaker = breaker or Breaker(failures=1, rest=WRITE_REST, clock=clock)
+        self._clock, self._look_at = clock, 0.0
         self._life_place, self._mark_place = redis.place(LIFE), redis.place(MARK)
         self._unsent: defaultdict[str, dict[bytes, Row]] = defaultdict(dict)
         self._mark: bytes | None = None
@@ -69,8 +81,10 @@ class RedisCopy:
             self._try(lambda: self._send(table))
 
     def tend(self, table: OnlineTable) -> None:
-        """While nothing changes: see whether the store still holds what was sent, and go on with what it lacks."""
-        self._try(lambda: self._look_after(table))
+        """While nothing changes: go on with what the store lacks, and look now and then whether it lost something."""
+        if self.is_behind or self._clock() >= self._look_at:
+            self._look_at = self._clock() + LOOK_EVERY
+            self._try(lambda: self._look_after(table))
 
     def close(self) -> None:
         """Let go of the connection."""

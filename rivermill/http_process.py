@@ -14,7 +14,6 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from features.online_table import OnlineReader
 from journal.errors import RivermillError
 from journal.event_reader import EventReader
 from journal.owner_client import AsyncOwnerClient
@@ -26,6 +25,7 @@ from rivermill.api import make_app
 from rivermill.api_hot import PipelineService
 from rivermill.desk import Desk, JobDesk
 from rivermill.genesis import definition_of
+from rivermill.online_rows import rows_of
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.registry_wiring import live_lines
 from rivermill.settings import Home
@@ -93,7 +93,7 @@ def _open(root: Path, pipeline: Pipeline) -> _Post:
     home = Home(root, pipeline.name)
     journal = SqliteReader(home.journal)
     champion = champion_of(pipeline, home, read_one(journal))
-    answering = answering_of(pipeline, definition_of(pipeline), OnlineReader(home.fold("features")), champion)
+    answering = answering_of(pipeline, definition_of(pipeline), rows_of(pipeline, home, journal.incarnation), champion)
     owner = AsyncOwnerClient(home.socket)
     live = LiveService(answering, journal, owner)
     live.follow()

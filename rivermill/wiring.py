@@ -1,6 +1,7 @@
 """The only module that names adapters: it makes a pipeline's journal, folds, stores and registry, and joins them."""
 
 import importlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,6 +12,9 @@ from features.online_table import OnlineTable
 from features.outbox import Outbox
 from features.processor import FeatureFold
 from features.reader import FeatureReader, Source
+from features.redis_copy import RedisCopy
+from features.view_plan import plan_views, require_kept
+from features.view_sets import FIRST, PUBLISH_VIEWS, ViewSet, plans_of
 from journal.archive import remove_database
 from journal.blobs import DirectoryBlobs, write_durably
 from journal.body import Definition
@@ -20,7 +24,7 @@ from journal.erasure import finish_erasures
 from journal.errors import Refused
 from journal.fold import Fold
 from journal.intake import Intake
-from journal.log import Journal
+from journal.log import START, Journal
 from journal.privacy import KeyTable
 from journal.quality import QualityFold
 from journal.reading import Pages
@@ -34,8 +38,10 @@ from registry.signing import Signer, Verifier, public_path
 from rivermill.build import build_fingerprint, library_fingerprint
 from rivermill.genesis import begin, definition_of
 from rivermill.lockstep import Lockstep
+from rivermill.online_rows import copy_of
 from rivermill.pipeline import Pipeline
 from rivermill.settings import Home
+from rivermill.view_files import echoed_sets
 from serving.answer import AnswerFold
 from serving.answering import Answering
 from serving.champion import Champion
@@ -79,6 +85,19 @@ class FoldJournal(Pages, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaterViews:
+    """A view set that came after the first: its fold, with the way of its rows to history."""
+
+    runner: Runner
+    outbox: Outbox
+    history: History
+
+    def flush_history(self, at_least: int = 0) -> None:
+        """See `Folds.flush_history`."""
+        self.history.flush(self.outbox, at_least)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Folds:
     """A pipeline's folds, restored and ready to go on."""
 
@@ -88,16 +107,23 @@ class Folds:
     join: JoinFold
     learner: Learner
     outbox: Outbox
+    table: OnlineTable
+    copy: RedisCopy | None
     history: History
+    later: Sequence[LaterViews] = ()
 
     def flush_history(self, at_least: int = 0) -> None:
-        """Move accepted rows from the outbox to Delta, if there are at least that many."""
+        """Move accepted rows from each outbox to Delta, if there are at least that many in it."""
         self.history.flush(self.outbox, at_least)
+        for views in self.later:
+            views.flush_history(at_least)
 
     def close(self) -> None:
         """Let go of the folds' files."""
         for runner in self.runners:
             runner.close()
+        if self.copy is not None:
+            self.copy.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +168,13 @@ def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
     keys = KeyTable(home.keys / "subjects.sqlite")
     finish_erasures(control, pipeline.name, keys, verifier_of(home))
     intake = Intake(journal, pipeline.contracts, keys, starts=pipeline.starts)
-    folds = open_folds(pipeline, home, journal)
-    lockstep = Lockstep(journal, intake, folds.runners)
-    lockstep.catch_up()
-    for entry in missing_echoes(control, pipeline.name, journal):
+    folds, lockstep = _caught_up(pipeline, home, journal, intake)
+    missing = list(missing_echoes(control, pipeline.name, journal))
+    for entry in missing:
         lockstep.land(echo_of(entry))
+    if any(entry.action == PUBLISH_VIEWS for entry in missing):
+        folds.close()
+        folds, lockstep = _caught_up(pipeline, home, journal, intake)
     _register(pipeline, home, journal.incarnation)
     return Run(
         pipeline=pipeline,
@@ -160,14 +188,29 @@ def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
     )
 
 
+def _caught_up(pipeline: Pipeline, home: Home, journal: SqliteJournal, intake: Intake) -> tuple[Folds, Lockstep]:
+    folds = open_folds(pipeline, home, journal)
+    lockstep = Lockstep(journal, intake, folds.runners)
+    lockstep.catch_up()
+    return folds, lockstep
+
+
 def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
-    """Restore every fold of a pipeline from its file; `Runner.offset` says how far each had come."""
+    """Restore every fold of a pipeline from its file; `Runner.offset` says how far each had come.
+
+    Raises:
+        Refused: A view that the journal's folds compute was changed or removed.
+    """
     definition = definition_of(pipeline)
-    schemas = [view.schema for view in pipeline.views]
+    sets = echoed_sets(home, journal, journal.incarnation, pipeline.views)
+    require_kept(plan_views(pipeline.views, sets))
+    views = plans_of(sets.first, pipeline.views)
+    schemas = [view.schema for view in views]
     files = {name: FoldFile(home.fold(name)) for name in FOLDS}
-    table = OnlineTable(files["features"].db)
+    copy = copy_of(pipeline, journal.incarnation)
+    table = OnlineTable(files["features"].db, copy)
     outbox = Outbox(files["features"].db, schemas)
-    features = FeatureFold(pipeline.views, pipeline.lateness, table, outbox)
+    features = FeatureFold(views, pipeline.lateness, table, outbox)
     answer = _answer(pipeline, home, journal, definition, table)
     join = JoinFold(pipeline.label, pipeline.question.stream)
     learner = _learner(pipeline, home, journal)
@@ -180,15 +223,39 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
         remove_database(home.fold(QualityFold.name))
     # A runner that never steps (a live worker's) asks less of its journal than the whole port.
     port = cast(Journal, journal)
+    later = [open_views(pipeline, home, journal, each) for each in sets.live if each.fold != FIRST]
+    runners = [Runner(fold, files[fold.name], port, _fingerprint(pipeline), lift=_lift(pipeline)) for fold in folds]
     return Folds(
-        runners=[Runner(fold, files[fold.name], port, _fingerprint(pipeline), lift=_lift(pipeline)) for fold in folds],
+        runners=[*runners, *(each.runner for each in later)],
         features=features,
         answer=answer,
         join=join,
         learner=learner,
         outbox=outbox,
+        table=table,
+        copy=copy,
         history=History(home.history(journal.incarnation), schemas),
+        later=later,
     )
+
+
+def open_views(pipeline: Pipeline, home: Home, journal: FoldJournal, each: ViewSet) -> LaterViews:
+    """Restore the fold of a later view set, or begin it.
+
+    What its file and the views' history would hold of another attempt is gone when it begins.
+    """
+    plans = plans_of(each, pipeline.views)
+    schemas = [view.schema for view in plans]
+    file = FoldFile(home.fold(each.fold))
+    outbox = Outbox(file.db, schemas)
+    fold = FeatureFold(plans, pipeline.lateness, OnlineTable(file.db), outbox, name=each.fold)
+    port = cast(Journal, journal)
+    runner = Runner(fold, file, port, _fingerprint(pipeline), lift=_lift(pipeline), beside=FIRST)
+    root = home.history(journal.incarnation)
+    if runner.offset == START:
+        for view in plans:
+            shutil.rmtree(root / view.name, ignore_errors=True)
+    return LaterViews(runner=runner, outbox=outbox, history=History(root, schemas))
 
 
 def _lift(pipeline: Pipeline) -> Lift:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from features.view_sets import PUBLISH_VIEWS
+from journal.body import Decision, body_of
 from journal.errors import Busy, Fenced, OwnerDown, UpstreamError
 from journal.owner_client import OwnerClient
 from journal.poison import Attempts, skips_in
@@ -84,6 +86,7 @@ class Worker:
         """Follow the journal until `stop`."""
         while not self._stopping.is_set():
             if not self.step():
+                self._folds.table.tend()
                 self._stopping.wait(_LOOK_EVERY)
         self._folds.flush_history()
 
@@ -232,7 +235,15 @@ class LastingWorker(Worker):
         if not super()._take(page):
             return False
         self._attempts.passed(page[-1].offset)
+        if self._publishes_views(page):
+            self._reopen()
         return True
+
+    def _publishes_views(self, page: Sequence[Record]) -> bool:
+        """Whether from here on there are views that no fold of this worker computes yet."""
+        running = {runner.fold.name for runner in self._folds.runners}
+        decided = (body_of(record, Decision) for record in page if record.kind is Kind.DECISION)
+        return any(each.action == PUBLISH_VIEWS and each.details["fold"] not in running for each in decided)
 
     def _enter(self, runner: Runner) -> None:
         self._attempts.enter(runner.fold.name)

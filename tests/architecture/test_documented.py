@@ -16,10 +16,11 @@ from registry.checks import CHECKS, Meaning
 from registry.flavors import export  # noqa: F401 - defines an error
 from registry.lifecycle import TABLE, Event, State
 from registry.policy import ALWAYS
-from rivermill import feature_rows  # noqa: F401 - defines an error
+from rivermill import feature_rows, settings  # noqa: F401 - the first defines an error
 from rivermill.access import ROLES
 from rivermill.api_guard import PERMISSIONS, PUBLIC
 from rivermill.cli import rivermill
+from rivermill.settings import HOME_VARIABLE, MLFLOW_PORT_VARIABLE, PIPELINES_VARIABLE, PORT_VARIABLE
 from training import job_runner  # noqa: F401 - defines an error
 from training.jobs import TRANSITIONS
 
@@ -78,8 +79,9 @@ def test_every_setting_of_the_environment_is_in_the_docs() -> None:
     commands = [rivermill, *(command for _, command in verbs(rivermill, "rivermill"))]
     options = [option for command in commands for option in command.params if isinstance(option, click.Option)]
     variables = {str(option.envvar) for option in options if option.envvar}
-    assert variables == {"RIVERMILL_HOME", "RIVERMILL_PIPELINES", "RIVERMILL_PORT", "RIVERMILL_MLFLOW_PORT"}
-    assert all(f"| `{variable}` |" in doc("cli.md") for variable in variables)
+    assert variables == {HOME_VARIABLE, PIPELINES_VARIABLE, PORT_VARIABLE, MLFLOW_PORT_VARIABLE}
+    every = {value for name, value in vars(settings).items() if name.endswith("_VARIABLE")}
+    assert all(f"| `{variable}` |" in doc("cli.md") for variable in variables | every)
 
 
 @pytest.mark.parametrize("kind", Kind)

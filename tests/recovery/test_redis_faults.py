@@ -91,9 +91,8 @@ class Bench:
 
     def __init__(self, db: apsw.Connection, address: str, read_from: str = "", deadline: float = PATIENCE) -> None:
         self.db, self.clock, self.written = db, Clock(), 0
-        self.copy = RedisCopy(
-            RedisTable(RedisLine(address, PATIENCE), "p"), LIFE, VIEWS, Breaker(failures=1, rest=2, clock=self.clock)
-        )
+        rests = Breaker(failures=1, rest=2, clock=self.clock)
+        self.copy = RedisCopy(RedisTable(RedisLine(address, PATIENCE), "p"), LIFE, VIEWS, rests, self.clock)
         self.table = OnlineTable(db, self.copy)
         self.breaker = Breaker(failures=3, rest=1, clock=self.clock)
         self.source = RedisSource(
