@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from journal.backup import back_up, restore
+from journal.backup import back_up
 from journal.checkpoint import FoldFile
 from journal.clock import SECOND
 from journal.log import START
 from journal.record import Draft, Kind, Record
+from journal.restore import restore
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
 from journal.verify import verify

@@ -125,7 +125,8 @@ class Service:
         assert announced, log.read_text()
         said = orjson.loads(announced)
         key = Path(said["admin_key"]).read_text().strip()
-        headers = {"Authorization": f"Bearer {key}"}
+        self.authorization, self.address = f"Bearer {key}", httpx.URL(said["api"])
+        headers = {"Authorization": self.authorization}
         self._api = httpx.Client(base_url=f"{said['api']}/v1/{home.pipeline}", headers=headers, timeout=30.0)
 
     def take(self, events: list[Event]) -> Counter[str]:

@@ -3,9 +3,9 @@
 For an entity row at T a view answers with one of the rows of that key that were known at T:
 
 - of our own history (``ordered``) the one that became known last, and with nothing when that one is a delete;
-- of any other source the one with the latest event, as Feast documents it for a join on the created time: a row counts
-  from the moment at which it had happened and was created. Among equal events the one that was created last wins, then
-  the one with the largest values.
+- of any other source the one with the latest event, as Feast documents it for ``filter_by_created_timestamp``: a row
+  counts from the moment at which it had happened and was created (without the filter: had happened). Among equal events
+  the one that was created last wins, then the one with the largest values.
 
 It answers with nothing when T - event > ttl. Rows out are rows in, in order: duplicates, null keys and null moments
 included. Times meet as integer microseconds, so no time zone takes part.
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from features.asof_keys import as_key
 from journal.errors import Refused
 
 
@@ -54,8 +55,12 @@ class AsofView:
         deleted: Boolean column that marks deletes, if there is one.
         ordered: Whether this is our own history: a row is never known before its event, no two rows of a key share a
             known time, and a later row replaces all before it.
+        by_event: Whether a row of another source counts from its event on, whenever it was created.
         stamps: Whether ``<name>__event`` and ``<name>__known`` follow the fields (int64 microseconds).
         bucket: Which of the keys to read; all of them when None.
+
+    Raises:
+        Refused: The rows lack a column, or a time of theirs is no timestamp.
     """
 
     name: str
@@ -67,8 +72,20 @@ class AsofView:
     ttl: int = 0
     deleted: str | None = None
     ordered: bool = False
+    by_event: bool = False
     stamps: bool = False
     bucket: Bucket | None = None
+
+    def __post_init__(self) -> None:
+        schema: pa.Schema = self.rows.schema
+        absent = {self.event, self.known, *self.keys.values(), *self.fields} - set(schema.names)
+        if absent:
+            which = f"view {self.name!r} reads {', '.join(sorted(absent))}, which its rows do not have"
+            raise Refused(which=which, fix="Correct the view's schema or its source's field_mapping and timestamps")
+        for column in (self.event, self.known):
+            if not pa.types.is_timestamp(schema.field(column).type):
+                which = f"view {self.name!r}: {column} is {schema.field(column).type}"
+                raise Refused(which=which, fix="Make it a timestamp, in UTC")
 
     @property
     def outputs(self) -> list[str]:
@@ -151,12 +168,15 @@ def _source(view: AsofView, keys: Sequence[str], fields: Sequence[str]) -> str:
     rows = f"(SELECT *, known AS created FROM answers{_where(view)})"
     if view.ordered:
         return rows
-    rank = ", ".join(f"{column} DESC NULLS LAST" for column in ["event", "created", *fields])
-    same_moment = f"PARTITION BY {', '.join([*keys, 'known'])} ORDER BY {rank}"
-    so_far = f"{f'PARTITION BY {chr(44).join(keys)} ' if keys else ''}ORDER BY known, event ROWS UNBOUNDED PRECEDING"
+    begins = "event" if view.by_event else "greatest(known, event)"
+    counts = "event IS NOT NULL" if view.by_event else "event IS NOT NULL AND known IS NOT NULL"
+    order = ", ".join(["known", *(f"{column} NULLS FIRST" for column in ["event", "created", *fields])])
+    # One window for both questions, since the sort is what costs: is no later event known yet, and is this row the
+    # last of its moment?
+    window = f"({f'PARTITION BY {chr(44).join(keys)} ' if keys else ''}ORDER BY {order} ROWS UNBOUNDED PRECEDING)"
     return (
-        f"(SELECT * FROM (SELECT * REPLACE (greatest(known, event) AS known) FROM {rows} WHERE event IS NOT NULL) "
-        f"QUALIFY row_number() OVER ({same_moment}) = 1 AND event = max(event) OVER ({so_far}))"
+        f"(SELECT * FROM (SELECT * REPLACE ({begins} AS known) FROM {rows} WHERE {counts}) "
+        f"QUALIFY event = max(event) OVER {window} AND known IS DISTINCT FROM lead(known) OVER {window})"
     )
 
 
@@ -214,35 +234,6 @@ def _moments(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 def _micros(column: pa.ChunkedArray | pc.Expression, kind: pa.TimestampType) -> pa.ChunkedArray | pc.Expression:
     return column.cast(pa.timestamp("us", kind.tz)).cast(pa.int64())
-
-
-def as_key(column: pa.ChunkedArray, kind: pa.DataType, which: str) -> pa.ChunkedArray:
-    """A key column in the view's type, in which both meet; numbers become integers only when they are whole.
-
-    Raises:
-        Refused: It holds something else.
-    """
-    if not any(alike(kind) and alike(_plain(column.type)) for alike in _FAMILIES) and column.null_count < len(column):
-        raise Refused(which=f"{which} is {column.type} in the entity rows and {kind} in the view", fix="Convert it")
-    try:
-        return column.cast(kind)
-    except pa.ArrowInvalid as error:
-        raise Refused(which=f"{which}: {error}", fix=f"Convert it to {kind}") from error
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-_FAMILIES = (_is_text, _is_number, pa.types.is_boolean)
 
 
 def check_names(entities: pa.Table, at: str, views: Sequence[AsofView]) -> None:

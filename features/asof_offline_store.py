@@ -1,13 +1,15 @@
 """Feast's offline store on our join: point-in-time correct by known time, over Delta history or Parquet files.
 
 In `feature_store.yaml`: ``offline_store: {type: features.asof_offline_store.AsofOfflineStore, history: <folder>}``.
-The known time is the source's ``created_timestamp_column``, or its event time when it declares none, so nothing that
-was not known yet is ever joined, whatever ``filter_by_created_timestamp`` says. See `features.asof_join` for which row
-answers, and `docs/offline-store.md` for what a user of Feast finds here.
+The known time is the source's ``created_timestamp_column``, or its event time when it declares none, and nothing that
+was not known yet is joined unless the store is told so. See `features.asof_join` for which row answers, and
+`docs/offline-store.md` for what a user of Feast finds here.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,24 +17,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from feast.data_source import DataSource
-from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
-from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_view import FeatureView
+from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 from feast.utils import compute_non_entity_date_range
+from pydantic import Field
 
-from features.asof_join import AsofView, Limits, asof_join
+from features.asof_join import AsofView, Limits
 from features.entity_rows import entities_from, entities_of
 from features.feast_sources import open_source, save
-from features.outbox import DELETED, EVENT, KNOWN
-from journal.clock import MICROSECOND, micros_of
+from features.outbox import DELETED
+from features.sharded_join import sharded_join
+from features.source_rows import columns_of, in_range, is_history, latest, living, real_keys
+from journal.clock import MICROSECOND
 from journal.errors import Refused
-
-_OURS = (EVENT, KNOWN, DELETED)
-"""A source with these columns is read as history: it obeys the laws of its rows, and its deletes are no values."""
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -43,6 +47,9 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
         history: Folder against which relative source paths are resolved.
         memory_limit: DuckDB's cap per join; what does not fit spills to a temporary folder.
         threads: DuckDB's threads per join.
+        share_rows: Above so many entity rows a join is done in stretches of time, one after another.
+        filter_by_created_timestamp: Whether a row that was created after the moment stays hidden where a call does not
+            ask for it, which Feast cannot tell from a call that asks for the opposite.
         stamps: Whether each view also answers with ``<view>__event`` and ``<view>__known`` (int64 microseconds).
     """
 
@@ -50,6 +57,8 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     history: str = "history"
     memory_limit: str = "2GB"
     threads: int = 2
+    share_rows: int = Field(default=1_000_000, gt=0)
+    filter_by_created_timestamp: bool = True
     stamps: bool = False
 
 
@@ -116,10 +125,10 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         feature_views: list[FeatureView],
         feature_refs: list[str],
         entity_df: pd.DataFrame | str | None,
-        registry: Any,
+        registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
-        filter_by_created_timestamp: bool = True,  # noqa: ARG004
+        filter_by_created_timestamp: bool = False,
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
@@ -131,7 +140,8 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         Raises:
             Refused: The query fails; without entity rows, views are asked that have different keys.
         """
-        views = [_asof_view(config, view, feature_refs, full_feature_names) for view in feature_views]
+        known = filter_by_created_timestamp or config.offline_store.filter_by_created_timestamp
+        views = [_asof_view(config, view, feature_refs, full_feature_names, not known) for view in feature_views]
         limits = Limits(config.offline_store.memory_limit, config.offline_store.threads)
         if entity_df is None:
             entities = entities_of(views, *compute_non_entity_date_range(feature_views, start_date, end_date))
@@ -141,11 +151,12 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
             entities = pa.Table.from_pandas(entity_df, preserve_index=False)
         at = infer_event_timestamp_from_entity_df(_dtypes(entities))
         moments = pc.min_max(entities[at])
+        slices = -(-len(entities) // config.offline_store.share_rows)
         return AsofRetrievalJob(
-            lambda: asof_join(entities, at, views, limits),
+            lambda: sharded_join(entities, at, views, map, slices=slices, limits=limits),
             folder=config.offline_store.history,
             full_feature_names=full_feature_names,
-            on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            on_demand_feature_views=_on_demand(feature_views, feature_refs, project, registry),
             metadata=RetrievalMetadata(
                 features=feature_refs,
                 keys=sorted(set(entities.column_names) - {at}),
@@ -166,12 +177,12 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         end_date: datetime,
     ) -> RetrievalJob:
         """Of each key in a range of event time, the row with the largest stamps, unless it is a delete."""
-        columns = _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        columns = columns_of(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         stamps = [name for name in (timestamp_field, created_timestamp_column) if name]
 
         def compute() -> pa.Table:
-            rows = _in_range(_rows(config, data_source), columns, timestamp_field, start_date, end_date)
-            return _living(_latest(rows, _real(join_key_columns), stamps), join_key_columns, columns)
+            rows = in_range(_rows(config, data_source), columns, timestamp_field, start_date, end_date)
+            return living(latest(rows, real_keys(join_key_columns), stamps), join_key_columns, columns)
 
         return AsofRetrievalJob(compute)
 
@@ -187,11 +198,11 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Every row in a range of event time, without deletes and what they ended."""
-        columns = _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        columns = columns_of(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
 
         def compute() -> pa.Table:
-            rows = _in_range(_rows(config, data_source), columns, timestamp_field, start_date, end_date)
-            return _living(rows, join_key_columns, columns)
+            rows = in_range(_rows(config, data_source), columns, timestamp_field, start_date, end_date)
+            return living(rows, join_key_columns, columns)
 
         return AsofRetrievalJob(compute)
 
@@ -202,6 +213,32 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
             which=f"rows for the offline side of view {feature_view.name!r}",
             fix="Send events to its pipeline, or write the source's files with the tool that makes them",
         )
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Write one Parquet file into the destination's folder, named by its rows: the same logs again change nothing.
+
+        Raises:
+            Refused: The destination is no folder of files, or wants partitions; the columns are not those of the logs.
+        """
+        where = logging_config.destination
+        if not isinstance(where, FileLoggingDestination) or where.partition_by:
+            fix = "Use a FileLoggingDestination without partition_by"
+            raise Refused(which=f"logs into {type(where).__name__}", fix=fix)
+        rows = ds.dataset(data, format="parquet").to_table() if isinstance(data, Path) else data
+        schema = source.get_schema(registry)
+        if set(rows.column_names) != set(schema.names):
+            which = f"logs with {', '.join(rows.column_names)}"
+            raise Refused(which=which, fix=f"Pass the columns {', '.join(schema.names)}")
+        rows = rows.select(schema.names).cast(schema).combine_chunks()
+        place = f"{where.path}/{_digest(rows)}.parquet"
+        save(rows, place, config.offline_store.history, where.s3_endpoint_override, replace=True)
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
         """Raise `UnknownName` when the source is not there."""
@@ -218,14 +255,28 @@ def _rows(config: RepoConfig, source: DataSource) -> ds.Dataset:
     return open_source(source, config.offline_store.history)
 
 
-def _asof_view(config: RepoConfig, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> AsofView:
+def _on_demand(
+    views: list[FeatureView], feature_refs: list[str], project: str, registry: BaseRegistry
+) -> list[OnDemandFeatureView]:
+    joined = {view.projection.name_to_use() for view in views}
+    if all(ref.partition(":")[0] in joined for ref in feature_refs):
+        return []
+    # Feast looks in its cache, and leaves out without a word what was applied since.
+    registry.refresh(project)
+    found: list[OnDemandFeatureView] = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+    return found
+
+
+def _asof_view(
+    config: RepoConfig, view: FeatureView, feature_refs: list[str], full_feature_names: bool, by_event: bool
+) -> AsofView:
     source, name = view.batch_source, view.projection.name_alias or view.name
     stored_as = {feature: column for column, feature in source.field_mapping.items()}
     asked = [ref.partition(":")[2] for ref in feature_refs if ref.partition(":")[0] == view.projection.name_to_use()]
     prefix = f"{name}__" if full_feature_names else ""
-    keys = _real(column.name for column in view.entity_columns)
+    keys = real_keys(column.name for column in view.entity_columns)
     rows = _rows(config, source)
-    ours = _is_history(rows.schema)
+    ours = is_history(rows.schema)
     return AsofView(
         name=name,
         rows=rows,
@@ -236,61 +287,18 @@ def _asof_view(config: RepoConfig, view: FeatureView, feature_refs: list[str], f
         ttl=view.ttl // MICROSECOND if view.ttl else 0,
         deleted=DELETED if ours else None,
         ordered=ours,
+        by_event=by_event,
         stamps=config.offline_store.stamps,
     )
 
 
-def _is_history(schema: pa.Schema) -> bool:
-    return set(_OURS) <= set(schema.names)
-
-
-def _real(keys: Iterable[str]) -> list[str]:
-    """The keys without the stand-in that Feast gives to a view without entities, and that no row holds."""
-    return [key for key in keys if key != DUMMY_ENTITY_ID]
+def _digest(rows: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return sha256(sink.getvalue()).hexdigest()[:32]
 
 
 def _dtypes(entities: pa.Table) -> dict[str, Any]:
     frame = entities.schema.empty_table().to_pandas()
     return dict(zip(frame.columns, frame.dtypes, strict=True))
-
-
-def _columns(keys: list[str], features: list[str], *stamps: str | None) -> list[str]:
-    return list(dict.fromkeys([*_real(keys), *features, *filter(None, stamps)]))
-
-
-def _in_range(
-    rows: ds.Dataset, columns: list[str], event: str, start: datetime | None, end: datetime | None
-) -> pa.Table:
-    kind = pa.timestamp("us", rows.schema.field(event).type.tz)
-    wanted = pc.scalar(True)
-    if start is not None:
-        wanted = wanted & (ds.field(event) >= pa.scalar(_micros(start), kind))
-    if end is not None:
-        wanted = wanted & (ds.field(event) <= pa.scalar(_micros(end), kind))
-    ours = _OURS if _is_history(rows.schema) else ()
-    return rows.to_table(columns=list(dict.fromkeys([*columns, *ours])), filter=wanted)
-
-
-def _micros(moment: datetime) -> int:
-    return micros_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-
-
-def _latest(rows: pa.Table, keys: list[str], stamps: list[str]) -> pa.Table:
-    """Equal stamps are decided by the values, so that the order of the files does not matter."""
-    values = [name for name in rows.column_names if name not in keys and name not in stamps]
-    ranked = rows.sort_by([(name, "ascending") for name in [*stamps, *values]])
-    numbered = ranked.select(keys).append_column("#", pa.array(range(len(ranked)), pa.int64()))
-    newest = numbered.group_by(keys).aggregate([("#", "max")])["#_max"]
-    return ranked.take(newest.drop_null())
-
-
-def _living(rows: pa.Table, keys: list[str], columns: list[str]) -> pa.Table:
-    """Without deletes and what they ended. Feast expects its stand-in key where it asked by no key at all."""
-    if not _real(keys):
-        rows = rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * len(rows), pa.string()))
-        keys, columns = [DUMMY_ENTITY_ID], [*columns, DUMMY_ENTITY_ID]
-    if _is_history(rows.schema):
-        ended = rows.filter(pc.field(DELETED)).group_by(keys).aggregate([(KNOWN, "max")])
-        rows = rows.join(ended, keys, join_type="left outer")
-        rows = rows.filter(pc.coalesce(pc.field(KNOWN) > pc.field(f"{KNOWN}_max"), pc.scalar(True)))
-    return rows.select(columns)

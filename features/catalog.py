@@ -37,6 +37,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
         rows: Rows in history, those that wait to be moved there included.
         newest_event: The largest event time of any row; None where there is none.
         newest_known: The largest known time of any row.
+        late: By stream, how many of its events came too late to change any window; streams without such are left out.
     """
 
     entities: int
@@ -44,6 +45,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     newest_event: int | None
     newest_known: int | None
+    late: dict[str, int] = {}
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):

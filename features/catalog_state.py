@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 
 from features.catalog import Held
@@ -45,8 +46,24 @@ def held_of(view: ViewPlan, files: Iterable[Path], history: Path, now: int) -> H
             entities, stale, event, known = file.db.execute(_HELD, (before, view.name)).get
             mark, flushed = _flushed(history / view.name)
             waiting: int = file.db.execute(_WAITING, (view.name, mark)).get
-            return Held(entities=entities, stale=stale, rows=flushed + waiting, newest_event=event, newest_known=known)
+            return Held(
+                entities=entities,
+                stale=stale,
+                rows=flushed + waiting,
+                newest_event=event,
+                newest_known=known,
+                late=_late(file, view),
+            )
     return None
+
+
+def _late(file: FoldFile, view: ViewPlan) -> dict[str, int]:
+    """What of a view's streams came too late for every window; what has none takes events however late."""
+    saved = file.get("fold", b"late")
+    if saved is None or view.kind != "windows":
+        return {}
+    late = dict(msgspec.msgpack.decode(saved, type=list[tuple[str, int]]))
+    return {stream: late[stream] for stream in view.streams if stream in late}
 
 
 def rows_of(view: ViewPlan, files: Iterable[Path], history: Path, key: Sequence[KeyValue], limit: int) -> pa.Table:

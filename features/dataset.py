@@ -6,7 +6,7 @@ either in a row or in a counted exclusion; rows out = rows in, in the order of t
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from features.dataset_diff import first_difference
 from features.dataset_hash import hash_rows
-from features.dataset_known import Known, fill
 from features.dataset_manifest import Manifest, load, versions
 from features.dataset_range import EVER, at_of, first_known
 from features.dataset_rules import Checked, check
@@ -26,6 +25,9 @@ from journal.field import Field
 from journal.quality import require_running
 from journal.stage_rule import DATASET, FEATURES, JOIN
 from journal.upcast import Lift, as_stored
+
+if TYPE_CHECKING:
+    from features.dataset_known import Known
 
 __all__ = ["Asked", "Manifest", "build", "check", "hash_rows", "load", "read", "rebuild", "verify", "versions"]
 """Also what callers need beside `build` and `verify`, from where it is defined."""
@@ -62,7 +64,7 @@ def build(
     fingerprint: str,
     asked: Asked = EVERYTHING,
     *,
-    known: Known | None = None,
+    known: "Known | None" = None,
     lift: Lift = as_stored,
 ) -> Manifest:
     """Write the dataset version of a journal range; one that exists already is returned as it is.
@@ -85,7 +87,7 @@ def build(
     if asked.first is None:
         asked = msgspec.structs.replace(asked, first=first_known(journal, EVER, through))
     rows = collect(journal, through, first=asked.first or 0, service=asked.service)
-    table = fill(rows, journal, known, through, lift)
+    table = _filled(rows, journal, known, through, lift)
     held = check(table, asked.promised)
     made = _manifest(rows, table, held, _Place(journal, pipeline, through, fingerprint), asked)
     keeping = Keeping(kind=asked.kind, claimed=made.created)
@@ -93,14 +95,22 @@ def build(
     return load(root, made.version)
 
 
-def rebuild(journal: Readable, manifest: Manifest, known: Known | None = None, lift: Lift = as_stored) -> pa.Table:
+def rebuild(journal: Readable, manifest: Manifest, known: "Known | None" = None, lift: Lift = as_stored) -> pa.Table:
     """The rows that a manifest's range gives today."""
     rows = collect(journal, manifest.through, first=manifest.first, service=manifest.made_of)
-    return fill(rows, journal, known, manifest.through, lift)
+    return _filled(rows, journal, known, manifest.through, lift)
+
+
+def _filled(rows: Rows, journal: Readable, known: "Known | None", through: int, lift: Lift) -> pa.Table:
+    if not rows.gaps:
+        return rows.table
+    from features.dataset_known import fill  # noqa: PLC0415 - a join's libraries, which most builds need not load
+
+    return fill(rows, journal, known, through, lift)
 
 
 def verify(
-    journal: Readable, root: Path, version: str, *, known: Known | None = None, lift: Lift = as_stored
+    journal: Readable, root: Path, version: str, *, known: "Known | None" = None, lift: Lift = as_stored
 ) -> Manifest:
     """Rebuild a version from its journal range, and read its rows where they are kept: both must have its hash.
 
@@ -134,7 +144,9 @@ def verify(
     return manifest
 
 
-def restore(journal: Readable, root: Path, version: str, *, known: Known | None = None, lift: Lift = as_stored) -> None:
+def restore(
+    journal: Readable, root: Path, version: str, *, known: "Known | None" = None, lift: Lift = as_stored
+) -> None:
     """Make a version's rows ready to read: those that were put away, or else what its range gives.
 
     Raises:
@@ -142,7 +154,7 @@ def restore(journal: Readable, root: Path, version: str, *, known: Known | None 
         NoLongerProvable: The range cannot be read any more.
     """
     manifest = load(root, version)
-    table = read(root, version) if keeping_of(root / version).storage == "archive" else None
+    table = _put_away(root, version)
     if table is None or hash_rows(table) != manifest.hash:
         require_range(journal, manifest)
         table = rebuild(journal, manifest, known, lift)
@@ -152,6 +164,16 @@ def restore(journal: Readable, root: Path, version: str, *, known: Known | None 
             fix="`rivermill journal verify` tells whether the journal was damaged",
         )
     put_back(root, version, table)
+
+
+def _put_away(root: Path, version: str) -> pa.Table | None:
+    """The archived rows; None where there are none that can be read."""
+    if keeping_of(root / version).storage != "archive":
+        return None
+    try:
+        return read(root, version)
+    except Corrupt:
+        return None
 
 
 def require_range(journal: Readable, manifest: Manifest, besides: str = "") -> None:

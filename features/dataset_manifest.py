@@ -74,8 +74,8 @@ def load(root: Path, version: str) -> Manifest:
 
 
 def versions(root: Path) -> list[Manifest]:
-    """Every version, by name."""
-    return [_decode(path) for path in sorted(root.glob(f"*/{MANIFEST}"))]
+    """Every version, by name; a folder that begins with a dot is none yet."""
+    return [_decode(path) for path in sorted(root.glob(f"[!.]*/{MANIFEST}"))]
 
 
 def _decode(path: Path) -> Manifest:

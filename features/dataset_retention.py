@@ -76,9 +76,13 @@ def _steps(root: Path, terms: Mapping[str, Terms], now: int, in_use: Collection[
 
 
 def apply_retention(root: Path, steps: Collection[Step]) -> None:
-    """Do what a plan says; what another process has done in the meantime is left as it is."""
+    """Do what a plan says, and clear away what writers that died left.
+
+    What another process has done in the meantime is left as it is.
+    """
     for step in steps:
         if step.action == "drop":
             store.drop(root, step.version)
         elif step.action == "archive":
             store.archive(root, step.version)
+    store.sweep(root)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from journal.blobs import sync_folder, write_durably
-from journal.errors import Corrupt, Refused
+from journal.errors import Corrupt, DurabilityLost, Refused
 
 TRAINING, GATE, ADHOC = "training", "gate", "adhoc"
 KINDS = (TRAINING, GATE, ADHOC)
@@ -123,9 +123,10 @@ def read(root: Path, version: str, columns: list[str] | None = None) -> pa.Table
 
 
 def size_of(root: Path, version: str) -> int:
-    """How many bytes a version's rows take; 0 where there are none."""
-    path = _rows_path(root, version, keeping_of(root / version).storage)
-    return path.stat().st_size if path.exists() else 0
+    """How many bytes a version's rows take; 0 where they were let go of."""
+    storage = keeping_of(root / version).storage
+    path = _rows_path(root, version, storage)
+    return path.stat().st_size if storage != "dropped" and path.exists() else 0
 
 
 def archive(root: Path, version: str) -> None:
@@ -152,6 +153,19 @@ def drop(root: Path, version: str) -> None:
         _keep(root, version, keeping_of(root / version), "dropped")
 
 
+def sweep(root: Path) -> None:
+    """Remove what writers that died left: files half written, and rows that a version's note says lie elsewhere."""
+    with locked(root):
+        for torn in sorted(root.rglob("*.partial")):
+            if torn.is_dir():
+                shutil.rmtree(torn)
+            else:
+                torn.unlink(missing_ok=True)
+        for note in root.glob(f"[!.]*/{KEEPING}"):
+            keeping = keeping_of(note.parent)
+            _keep(root, note.parent.name, keeping, keeping.storage)
+
+
 _AGAIN = "`rivermill dataset restore` writes them again: the journal still gives the right rows"
 
 
@@ -172,8 +186,14 @@ def _keep(root: Path, version: str, keeping: Keeping, storage: Storage) -> None:
 def _write_rows(path: Path, table: pa.Table, level: int = _LEVEL_READY) -> None:
     beside = path.with_name(f".{path.name}.partial")
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    pq.write_table(table, beside, compression="zstd", compression_level=level, use_dictionary=texts)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.rename(path)
-    sync_folder(path.parent)
+    try:
+        pq.write_table(table, beside, compression="zstd", compression_level=level, use_dictionary=texts)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise DurabilityLost(
+            which=f"{path} ({error.strerror or error})", fix="Make room on the disk, try again"
+        ) from error

@@ -142,6 +142,7 @@ def window_view(
     description: str = "",
     version: int = 1,
     stale: str = "default",
+    trust: str = "",
 ) -> FeatureView:
     """A Feast feature view whose features are windows over streams.
 
@@ -154,16 +155,19 @@ def window_view(
         description: What it says about an entity.
         version: Rises when the meaning changes.
         stale: What a reader does with a stale value: ``default``, ``fail`` or ``flag``.
+        trust: What the catalog says: ``experimental`` (also when empty), ``trusted`` or ``deprecated``.
     """
     keys = [Field(name=entity.join_key, dtype=from_value_type(entity.value_type)) for entity in entities]
     tags = {WINDOWS: write_declarations(features), "version": str(version), "stale": stale}
+    tags |= {"ttl": "none"} if ttl == "none" else {}
+    tags |= {"trust": trust} if trust else {}
     return FeatureView(
         name=name,
         entities=list(entities),
         ttl=timedelta(0) if ttl == "none" else ttl,
         schema=[*keys, *(Field(name=feature, dtype=_dtype(declared)) for feature, declared in features.items())],
         source=_history(name, {}),
-        tags=tags | ({"ttl": "none"} if ttl == "none" else {}),
+        tags=tags,
         owner=owner,
         description=description,
     )

@@ -39,15 +39,14 @@ class Ends:
             through: Last offset of the range.
             first: Offset of the first prediction that matters; its end stands behind it.
         """
-        joined = [
-            (example.prediction, example.label, offset, example.outcome)
-            for offset, _, body in each_body(journal, Kind.EXAMPLE, first, through)
-            for example in (_decode_joined(body),)
-        ]
-        columns = np.array(joined, np.int64).reshape(-1, 4)
-        columns = columns[np.argsort(columns[:, 0], kind="stable")]
-        self._predictions, self.labels, self.examples, outcomes = (np.ascontiguousarray(column) for column in columns.T)
-        self.outcomes = outcomes.astype(np.bool_)
+        bodies = list(each_body(journal, Kind.EXAMPLE, first, through))
+        joined = [_decode_joined(each.body) for each in bodies]
+        predictions = np.array([example.prediction for example in joined], np.int64)
+        order = np.argsort(predictions, kind="stable")
+        self._predictions = predictions[order]
+        self.labels = np.array([example.label for example in joined], np.int64)[order]
+        self.examples = np.array([each.offset for each in bodies], np.int64)[order]
+        self.outcomes = np.array([example.outcome for example in joined], np.bool_)[order]
         self._reasons = {
             expired.prediction: expired.reason
             for _, _, body in each_body(journal, Kind.EXPIRED, first, through)

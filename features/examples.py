@@ -6,6 +6,7 @@ empty here and noted: `features.dataset_known` joins it as it was known at the p
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -29,6 +30,8 @@ from journal.record import Kind
 __all__ = ["ARROW_TYPES", "Gap", "Readable", "Rows", "collect"]
 
 _ROWS_PER_BATCH = 5_000
+_PARTS_AHEAD = 4
+"""How many tables may wait to be made: what waits holds the text of its values."""
 _INSTANT = pa.timestamp("us", "UTC")
 _QUESTION, _SERVICE = "\0question", "\0service"
 """Columns that only a collection has: where a row's question stands, and the number of its service."""
@@ -124,12 +127,14 @@ def collect(journal: Readable, through: int, *, first: int = 0, service: Service
     """
     definitions = _definitions(journal, through)
     wanted = service or Service(definition=definitions[-1])
-    collected = _Collected(wanted, {each.service: each for each in definitions}, Ends(journal, through, first))
+    by_service = {each.service: each for each in definitions}
     bad = BadWindows(journal, through)
-    pairs = ((record, _decode_answer(record.body)) for record in each_body(journal, Kind.PREDICTION, first, through))
-    while batch := list(islice(pairs, _ROWS_PER_BATCH)):
-        collected.take(batch, bad)
-    return collected.rows()
+    bodies = each_body(journal, Kind.PREDICTION, first, through)
+    with ThreadPoolExecutor(1) as parser:
+        collected = _Collected(wanted, by_service, Ends(journal, through, first), parser)
+        while batch := [(record, _decode_answer(record.body)) for record in islice(bodies, _ROWS_PER_BATCH)]:
+            collected.take(batch, bad)
+        return collected.rows()
 
 
 def _definitions(journal: Readable, through: int) -> list[Definition]:
@@ -140,12 +145,15 @@ def _definitions(journal: Readable, through: int) -> list[Definition]:
 
 
 class _Collected:
-    """What was taken so far: a table per batch and service, in the journal's order within each."""
+    """What was taken so far: a table per batch and service, in the journal's order within each.
 
-    def __init__(self, wanted: Service, definitions: dict[str, Definition], ends: Ends) -> None:
-        self._wanted, self._definitions, self._ends = wanted, definitions, ends
+    Tables are made by a thread of their own, since reading values off their text needs no Python.
+    """
+
+    def __init__(self, wanted: Service, definitions: dict[str, Definition], ends: Ends, parser: Executor) -> None:
+        self._wanted, self._definitions, self._ends, self._parser = wanted, definitions, ends, parser
         self._held: dict[str, _Held] = {}
-        self._parts: list[pa.Table] = []
+        self._parts: list[Future[pa.Table]] = []
         self._excluded, self._lines = Counter[str](), Counter[str]()
         self._considered = 0
 
@@ -164,7 +172,10 @@ class _Collected:
         for service, indices in by_service.items():
             chosen = [batch[index] for index in indices]
             self._lines.update(answer.line for _, answer in chosen)
-            self._parts.append(self._part(service, chosen, self._ends.outcomes[places[indices]]))
+            outcomes = self._ends.outcomes[places[indices]]
+            self._parts.append(self._parser.submit(_part, self._held_by(service), chosen, outcomes))
+        if len(self._parts) > _PARTS_AHEAD:
+            self._parts[-_PARTS_AHEAD].result()
 
     def _is_good(self, pair: _Pair, place: int, bad: BadWindows) -> bool:
         record, answer = pair
@@ -178,29 +189,17 @@ class _Collected:
             self._excluded[f"bad_window:{rule}"] += 1
         return rule is None
 
-    def _part(self, service: str, chosen: Sequence[_Pair], outcomes: NDArray[np.bool_]) -> pa.Table:
+    def _held_by(self, service: str) -> "_Held":
         if service not in self._held:
-            number, definition = len(self._held), self._definitions.get(service)
-            self._held[service] = _Held(number, self._wanted, service, definition)
-        held = self._held[service]
-        columns = {
-            "prediction": pa.array([record.offset for record, _ in chosen], pa.int64()),
-            "at": pa.array([record.at for record, _ in chosen], pa.int64()).view(_INSTANT),
-            "key": pa.array([answer.key for _, answer in chosen], pa.string()),
-            **held.features([answer.values for _, answer in chosen]),
-            "outcome": pa.array(outcomes, pa.bool_()),
-            "reconstructed": pa.array(np.full(len(chosen), held.is_partial)),
-            _QUESTION: pa.array([answer.question for _, answer in chosen], pa.int64()),
-            _SERVICE: pa.array(np.full(len(chosen), held.number, np.int32)),
-        }
-        return pa.table(columns)
+            self._held[service] = _Held(len(self._held), self._wanted, service, self._definitions.get(service))
+        return self._held[service]
 
     def rows(self) -> Rows:
         """All that was taken, in the journal's order."""
         if not self._considered:
             raise Refused(which="no prediction in the range", fix="Play events first, or widen the window")
-        parts = self._parts or [self._part(self._wanted.definition.service, (), np.zeros(0, np.bool_))]
-        table = pa.concat_tables(parts)
+        parts = [part.result() for part in self._parts]
+        table = pa.concat_tables(parts or [self._nothing()])
         if len(self._held) > 1:
             table = table.sort_by("prediction")
         return Rows(
@@ -212,6 +211,9 @@ class _Collected:
             questions=table[_QUESTION].to_numpy(),
             gaps=_gaps(list(self._held.values()), table[_SERVICE].to_numpy()),
         )
+
+    def _nothing(self) -> pa.Table:
+        return _part(self._held_by(self._wanted.definition.service), (), np.zeros(0, np.bool_))
 
 
 class _Held:
@@ -234,6 +236,20 @@ class _Held:
             name: held.column(place) if place is not None else pa.nulls(len(values), ARROW_TYPES[kind])
             for name, kind, place in pairs
         }
+
+
+def _part(held: _Held, chosen: Sequence[_Pair], outcomes: NDArray[np.bool_]) -> pa.Table:
+    columns = {
+        "prediction": pa.array([record.offset for record, _ in chosen], pa.int64()),
+        "at": pa.array([record.at for record, _ in chosen], pa.int64()).view(_INSTANT),
+        "key": pa.array([answer.key for _, answer in chosen], pa.string()),
+        **held.features([answer.values for _, answer in chosen]),
+        "outcome": pa.array(outcomes, pa.bool_()),
+        "reconstructed": pa.array(np.full(len(chosen), held.is_partial)),
+        _QUESTION: pa.array([answer.question for _, answer in chosen], pa.int64()),
+        _SERVICE: pa.array(np.full(len(chosen), held.number, np.int32)),
+    }
+    return pa.table(columns)
 
 
 def _gaps(held: Sequence[_Held], services: NDArray[np.int32]) -> list[Gap]:

@@ -45,18 +45,21 @@ class TrafficColumns:
         )
         self.types = dict(zip(wanted.columns, wanted.types, strict=True))
         places = {service: _places(each, self.types) for service, each in definitions.items()}
-        rows: list[Sequence[Any]] = []
-        for record in _predictions(journal, first, behind):
-            body = _decode_features(record.body)
-            chosen = places[body.service]
-            if chosen is not None:
-                rows.append([body.values[place] for place in chosen])
-        self.rows = len(rows)
-        self._columns = dict(zip(self.types, zip(*rows, strict=True), strict=True)) if rows else {}
+        self.rows = 0
+        self._parts: dict[str, list[pa.Array]] = {name: [] for name in self.types}
+        for page in _pages(journal, first, behind):
+            bodies = [_decode_features(record.body) for record in page]
+            self._add([_chosen(body.values, held) for body in bodies if (held := places[body.service]) is not None])
+
+    def _add(self, rows: Sequence[Sequence[Any]]) -> None:
+        self.rows += len(rows)
+        if rows:
+            for (name, kind), column in zip(self.types.items(), zip(*rows, strict=True), strict=True):
+                self._parts[name].append(pa.array(column, _ARROW[kind]))
 
     def read(self, name: str) -> pa.ChunkedArray:
         """See `features.drift.Columns.read`."""
-        return pa.chunked_array([pa.array(self._columns.get(name, ()), _ARROW[self.types[name]])])
+        return pa.chunked_array(self._parts[name], _ARROW[self.types[name]])
 
 
 class DatasetColumns:
@@ -83,14 +86,18 @@ class _Features(msgspec.Struct, frozen=True):
 _decode_features = msgspec.json.Decoder(_Features).decode
 
 
-def _predictions(journal: Readable, first: int, behind: int) -> Iterator[Record]:
+def _pages(journal: Readable, first: int, behind: int) -> Iterator[Sequence[Record]]:
+    """The predictions of a range of offsets, so many at a time."""
     after = first - 1
     while page := journal.of_kind(Kind.PREDICTION, after, _PAGE):
-        for record in page:
-            if record.offset >= behind:
-                return
-            yield record
+        yield [record for record in page if record.offset < behind]
         after = page[-1].offset
+        if after >= behind:
+            return
+
+
+def _chosen(values: Sequence[Any], places: Sequence[int]) -> list[Any]:
+    return [values[place] for place in places]
 
 
 def _definitions(journal: Readable, behind: int) -> Sequence[Definition]:

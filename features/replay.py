@@ -5,7 +5,7 @@ last `KEPT` rows that were superseded: whoever served a row from a moment ago fi
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,16 @@ from features.processor import FeatureFold
 from features.rows import Row
 from features.views import ViewPlan
 from journal.checkpoint import FoldFile
+from journal.errors import NoLongerProvable
+from journal.log import START
+from journal.reading import Pages, each
 from journal.record import Record
 from journal.upcast import Lift, as_stored
 
 KEPT = 100_000
 """Superseded rows that stay at hand: about 80 MB, and at seven rows per event a quarter of an hour of busy traffic."""
 _RECORDS_PER_SAVE = 10_000
+_RESTORE = "Restore a backup that holds them into another --home, and ask again there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,11 @@ class RowMemory:
         rows = self._rows[view].get(key, ())
         return next((row for row in reversed(rows) if row.known <= known), None)
 
+    def between(self, view: str, key: bytes, since: int, until: int) -> Iterator[Row]:
+        """The rows of an entity that became known after ``since`` and not after ``until``, newest first."""
+        rows = self._rows[view].get(key, ())
+        return (row for row in reversed(rows) if since < row.known <= until)
+
     def at(self, view: str, key: bytes, known: int) -> Row | None:
         """The row of an entity that became known at exactly this moment, if it is still at hand."""
         row = self.as_of(view, key, known)
@@ -109,6 +118,63 @@ class Replay:
         if self._applied % _RECORDS_PER_SAVE == 0:
             # The fold hands out its rows, and forgets entities that are empty, only when it saves.
             self._fold.save(self._file)
+
+
+RowPlace = tuple[str, bytes, int]
+"""A row by its view, its entity's encoded key, and its known time."""
+
+
+def rows_at(
+    journal: Pages, rules: Rules, wanted: Collection[RowPlace], progress: Callable[[Record], None] = lambda _: None
+) -> dict[RowPlace, Row]:
+    """Replay a journal for some rows alone.
+
+    Args:
+        journal: From its first record on.
+        rules: What rows follow from.
+        wanted: Which rows.
+        progress: Called with each record.
+
+    Returns:
+        Those of them that there are, deletes included.
+
+    Raises:
+        NoLongerProvable: Retention let go of the journal's beginning.
+    """
+    sought = _WantedRows(wanted)
+    replay, last = Replay(rules, sought), max((known for _, _, known in wanted), default=START)
+    for record in from_the_beginning(journal):
+        if record.at > last:
+            break
+        progress(record)
+        replay.apply(record)
+    return sought.found
+
+
+def from_the_beginning(journal: Pages) -> Iterator[Record]:
+    """Every record, for whom all of them are needed; raises NoLongerProvable, which says what to do."""
+    try:
+        yield from each(journal)
+    except NoLongerProvable as error:
+        raise NoLongerProvable(
+            which=f"features follow from the journal's first record on, and {error.which} are gone", fix=_RESTORE
+        ) from error
+
+
+class _WantedRows(RowMemory):
+    """Keeps the rows that are looked for, and otherwise the newest alone."""
+
+    def __init__(self, wanted: Iterable[RowPlace]) -> None:
+        super().__init__(kept=0)
+        self._wanted = frozenset(wanted)
+        self.found: dict[RowPlace, Row] = {}
+
+    def put(self, view: str, row: Row) -> bool:
+        """See `RowMemory.put`."""
+        taken = super().put(view, row)
+        if taken and (view, row.key, row.known) in self._wanted:
+            self.found[view, row.key, row.known] = row
+        return taken
 
 
 class _NoOutbox:

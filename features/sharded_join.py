@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from features.asof_join import AsofView, Bucket, Limits, as_key, asof_join, bucket_of, check_names, connect
+from features.asof_join import AsofView, Bucket, Limits, asof_join, bucket_of, check_names, connect
+from features.asof_keys import as_key
 from journal.errors import Refused
 
 
@@ -63,12 +64,15 @@ def sharded_join(
         Refused: As `asof_join`; the key is nobody's, or is of different types in the views.
     """
     check_names(entities, at, views)
+    if slices * buckets <= 1:
+        return asof_join(entities, at, views, limits)
     slice_of = _slices(entities[at], slices)
     bucket = _buckets(entities, views, by, buckets) if buckets > 1 else np.zeros(len(entities), np.int64)
     places = [np.flatnonzero((slice_of == n) & (bucket == b)) for n in range(slices) for b in range(buckets)]
     numbers = [b for _ in range(slices) for b in range(buckets)]
+    needed = entities.select(list(dict.fromkeys([at, *(name for view in views for name in view.keys)])))
     shares = [
-        Share(entities.take(pa.array(place)), at, [_part(view, by, b, buckets) for view in views], limits or Limits())
+        Share(needed.take(pa.array(place)), at, [_part(view, by, b, buckets) for view in views], limits or Limits())
         for place, b in zip(places, numbers, strict=True)
         if len(place)
     ]

@@ -59,7 +59,6 @@ class ViewSkew(msgspec.Struct, frozen=True, kw_only=True):
         mismatches: Differences.
         causes: The same by cause.
         features: The same by feature; `WHOLE_ROW` for rows.
-        past_ttl: Served rows, of answers over HTTP, past the TTL at the newest moment that the answer had seen.
         behind: Served rows that were not the newest when the prediction was recorded.
         freshness: By how much, in microseconds of known time, over all compared rows: quantiles by name.
     """
@@ -71,7 +70,6 @@ class ViewSkew(msgspec.Struct, frozen=True, kw_only=True):
     mismatches: int
     causes: dict[str, int]
     features: dict[str, int]
-    past_ttl: int
     behind: int
     freshness: dict[str, int]
 
@@ -106,7 +104,7 @@ class Tally:
     """What is counted about one view on the way."""
 
     def __init__(self) -> None:
-        self.rows = self.values = self.missing = self.past_ttl = 0
+        self.rows = self.values = self.missing = 0
         self.causes, self.features = Counter[str](), Counter[str]()
         self.lags = array("q")
 
@@ -121,7 +119,6 @@ class Tally:
             mismatches=self.causes.total(),
             causes=dict(sorted(self.causes.items())),
             features=dict(sorted(self.features.items())),
-            past_ttl=self.past_ttl,
             behind=sum(lag > 0 for lag in lags),
             freshness={name: _quantile(lags, part) for name, part in _QUANTILES.items()} if lags else {},
         )

@@ -1,20 +1,18 @@
 """Backups: a prefix of the journal, and the control log that goes with it, taken while the owner writes on.
 
 A backup is a folder of plain files and a manifest with their hashes, written last: without it there is no backup. It
-never holds the key table unless that was asked for by name, so that destroying a key erases from every backup too. A
-restore begins a new life of the journal: state that belongs to the old one is rebuilt.
+never holds the key table unless that was asked for by name, so that destroying a key erases from every backup too.
+`journal.restore` puts one back.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
-from journal.archive import Archive, kept_path, save_archive
-from journal.blobs import Blobs, copy_durably, digest_of, sync_folder, write_durably
-from journal.chain import Chain
+from journal.archive import kept_path
+from journal.blobs import Blobs, digest_of, write_durably
 from journal.errors import Corrupt, Refused, UnknownName
 from journal.segment import Segment, segment_path
 from journal.sqlite import copy_database
@@ -22,7 +20,8 @@ from journal.sqlite_reader import SqliteReader
 
 FORMAT = 1
 MANIFEST = "backup.json"
-_CONTROL, _KEYS, _KEPT = "control.sqlite", "subjects.sqlite", "kept.sqlite"
+CONTROL, KEYS = "control.sqlite", "subjects.sqlite"
+_KEPT = "kept.sqlite"
 
 Progress = Callable[[str, float], None]
 """Told the file that is being copied, and the share of it that is done."""
@@ -58,22 +57,6 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[Saved, ...]
 
 
-class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restore came to: the details of its decision.
-
-    Attributes:
-        incarnation: The new life.
-        was: The life that the backup was taken of.
-        end: The last offset.
-        files: How many files were put in place.
-    """
-
-    incarnation: str
-    was: str
-    end: int
-    files: int
-
-
 def back_up(
     folder: Path,
     target: Path,
@@ -104,7 +87,7 @@ def back_up(
             raise UnknownName(which=f"no journal in {folder}", fix="Name the home that holds it")
         target.mkdir(parents=True, exist_ok=True)
         files = [_save(segment, target, progress) for segment in reader.chain.in_order()]
-    for source, name in ((kept_path(folder), _KEPT), (control, _CONTROL), (keys, _KEYS)):
+    for source, name in ((kept_path(folder), _KEPT), (control, CONTROL), (keys, KEYS)):
         if source is not None and source.exists():
             copy_database(source, target / name, lambda share, name=name: progress(name, share))  # type: ignore[misc]
             files.append(target / name)
@@ -148,76 +131,15 @@ def load_backup(source: Path) -> BackupManifest:
         raise UnknownName(which=f"no backup in {source}", fix=f"Name a folder that holds {MANIFEST}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(which=f"{source / MANIFEST}", fix="Use another backup") from error
-    broken = [saved.name for saved in manifest.files if not _holds(source / saved.name, saved)]
+    broken = [saved.name for saved in manifest.files if not holds(source / saved.name, saved)]
     if broken:
         raise Corrupt(which=f"{source}: {', '.join(broken)}", fix="Use another backup")
     return manifest
 
 
-def _holds(path: Path, saved: Saved) -> bool:
+def holds(path: Path, saved: Saved) -> bool:
+    """Whether a file is the one that was saved, byte by byte."""
     return path.is_file() and path.stat().st_size == saved.size and digest_of(path) == saved.sha256
-
-
-def restore(source: Path, folder: Path, *, control: Path | None = None, keys: Path | None = None) -> Restored:
-    """Put a backup in place as a new life of the journal.
-
-    Args:
-        source: The backup.
-        folder: The journal's; must be empty or not there.
-        control: Where the control log goes, if the backup holds one; must not be there, or be the backup's already.
-        keys: The same of the key table.
-
-    Raises:
-        Refused: Something is in the way.
-        UnknownName, Corrupt: About the backup; nothing was changed.
-    """
-    manifest = load_backup(source)
-    require_empty(folder, "restore into an empty home")
-    others = [(name, place) for name, place in ((_CONTROL, control), (_KEYS, keys)) if place is not None]
-    here = {saved.name: saved for saved in manifest.files}
-    for name, place in others:
-        if name in here and place.exists() and not _holds(place, here[name]):
-            raise Refused(which=f"{place} is there already", fix="Restore into an empty home")
-    staged = folder.with_name(f"{folder.name}.restoring")
-    life = _stage(source, staged, manifest)
-    for name, place in others:
-        if name in here and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            copy_durably(source / name, place)
-    _move(staged, folder)
-    return Restored(incarnation=life, was=manifest.incarnation, end=manifest.end, files=len(manifest.files))
-
-
-def _stage(source: Path, staged: Path, manifest: BackupManifest) -> str:
-    staged.mkdir(parents=True, exist_ok=True)
-    for left in staged.iterdir():
-        left.unlink()
-    names = [saved.name for saved in manifest.files if saved.name not in {_CONTROL, _KEYS}]
-    for name in names:
-        copy_durably(source / name, staged / name)
-    if manifest.begins:
-        save_archive(staged, Archive(begins=manifest.begins))
-    return begin_new_life(staged)
-
-
-def begin_new_life(folder: Path) -> str:
-    """Give the journal in a folder that nobody owns a new incarnation, and return it."""
-    life = os.urandom(8).hex()
-    with closing(Chain(folder, Segment)) as chain:
-        newest = chain.local[-1]
-        with newest.db:
-            newest.set_meta(incarnation=life)
-        newest.checkpoint(wholly=True)
-    return life
-
-
-def _move(staged: Path, folder: Path) -> None:
-    if folder.exists():
-        for left in folder.iterdir():
-            left.unlink()
-        folder.rmdir()
-    staged.rename(folder)
-    sync_folder(folder.parent)
 
 
 def require_empty(folder: Path, fix: str) -> None:

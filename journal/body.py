@@ -48,7 +48,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     types: list[str] = []
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An answer with all that it was made from.
 
     Attributes:
@@ -64,6 +64,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         control: Sequence of the control decision that it was served under.
         degraded: Whether a fallback answered, or a feature's store was out of reach.
         build: Fingerprint of the code and libraries that computed the answer.
+        now: The journal time that staleness was judged at, in microseconds, where the answer came before its question's
+            record, as over HTTP; otherwise None, and `judged_at` tells.
     """
 
     key: str
@@ -78,6 +80,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     control: int
     degraded: bool
     build: str
+    now: int | None = None
+
+    def judged_at(self, question: Record) -> int:
+        """When staleness was judged: an event is answered at the least ``at`` that its answer can have."""
+        return question.at + 1 if self.now is None else self.now
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):

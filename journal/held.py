@@ -33,8 +33,8 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
         offset: Where its record stands.
         reason: Which rule it breaks.
         state: Where it stands.
-        settled_by: Who ended its wait; empty while it waits.
-        settled_at: When, in microseconds; None while it waits.
+        settled_by: Who ended its wait; empty where nobody has.
+        settled_at: When, in microseconds; None where nobody has.
         why: The reason given.
     """
 
@@ -108,6 +108,7 @@ def _masked(data: Any, contract: Contract) -> Any:
 
 
 def _held(record: Record, end: tuple[Record, Decision] | None, erased: set[str]) -> Held:
+    is_erased = record.subject in erased
     held = Held(
         id=record.id,
         stream=record.stream,
@@ -116,14 +117,14 @@ def _held(record: Record, end: tuple[Record, Decision] | None, erased: set[str])
         at=record.at,
         offset=record.offset,
         reason=decode(record.body, Quarantined).reason,
-        state=State.ERASED if record.subject in erased else State.WAITING,
+        state=State.ERASED if is_erased else State.WAITING,
     )
     if end is None:
         return held
     decided, decision = end
     return msgspec.structs.replace(
         held,
-        state=ENDS[decision.action],
+        state=State.ERASED if is_erased else ENDS[decision.action],
         settled_by=decided.principal,
         settled_at=decided.at,
         why=decision.why,

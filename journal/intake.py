@@ -261,11 +261,13 @@ class Intake:
             Malformed: The correction is no JSON, or too large.
             Violation: The event breaks today's contract, or needs ``advance``.
             ConflictingId: A corrected event has taken its id.
-            Refused: Its wait has ended before, it has entered the journal by itself, or its person was erased.
+            Refused: Its wait has ended before, it has entered the journal by itself, or its person was erased, so that
+                it can only be given up.
         """
-        raw = self._quarantined.kept(find_held(self._journal, order.quarantine_id))
+        waiting = find_held(self._journal, order.quarantine_id)
         if isinstance(order, Discard):
             return self._discard(order)
+        raw = self._quarantined.kept(waiting)
         mended = corrected(raw, order) if isinstance(order, Fix) else raw
         event, stream = self._read_again(mended, order)
         details = {"advance": order.advance, "event": event.id, "source": event.source, "stream": event.stream}

@@ -1,11 +1,13 @@
-"""Reading a journal from its beginning: every record, or every one of a kind, page by page."""
+"""Reading a journal from its beginning: every record, or every one of a kind, page by page; lifted, where asked for."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from journal.body import Decision, decode
 from journal.log import START
 from journal.record import Kind, Record
+from journal.upcast import Lift
 
 _PAGE = 2_000
 
@@ -30,9 +32,29 @@ class Readable(Pages, ByKind, Protocol):
     """Both."""
 
 
-def each(journal: Pages) -> Iterator[Record]:
-    """Every record, in order."""
-    after = START
+@dataclass(frozen=True, slots=True)
+class Lifted:
+    """A journal whose records read as today's contracts do, whatever version they were written by.
+
+    Attributes:
+        journal: What is read.
+        lift: See `journal.upcast.Adapters.lift`; reads raise what it raises.
+    """
+
+    journal: Readable
+    lift: Lift
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.read`."""
+        return [self.lift(record) for record in self.journal.read(partition, after, limit)]
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        """See `journal.log.Journal.of_kind`."""
+        return [self.lift(record) for record in self.journal.of_kind(kind, after, limit)]
+
+
+def each(journal: Pages, after: int = START) -> Iterator[Record]:
+    """Every record behind an offset, in order; a journal that let go of its beginning has none behind `START`."""
     while page := journal.read(0, after, _PAGE):
         yield from page
         after = page[-1].offset

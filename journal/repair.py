@@ -9,11 +9,12 @@ import msgspec
 
 from journal.acked import forget_acked, read_acked
 from journal.archive import remove_database
-from journal.backup import BackupManifest, begin_new_life, load_backup
+from journal.backup import BackupManifest, load_backup
 from journal.blobs import copy_durably, sync_folder
 from journal.errors import Corrupt, Refused
 from journal.owner import OwnerLock
 from journal.record import Cause
+from journal.restore import begin_new_life
 from journal.segment import Segment, StoredRow, checksum_of, first_of, segment_path, segment_paths
 from journal.verify import verify
 

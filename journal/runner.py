@@ -21,7 +21,14 @@ class Runner:
     """One fold over one journal, with its file."""
 
     def __init__(
-        self, fold: Fold, file: FoldFile, journal: Journal, fingerprint: str, *, lift: Lift = as_stored
+        self,
+        fold: Fold,
+        file: FoldFile,
+        journal: Journal,
+        fingerprint: str,
+        *,
+        lift: Lift = as_stored,
+        beside: str = "",
     ) -> None:
         """Restore the fold, or start it anew when its checkpoint is not of this journal, version or build.
 
@@ -31,6 +38,7 @@ class Runner:
             journal: What it reads and where its outputs go.
             fingerprint: Of the libraries whose numbers the state holds; another one means a rebuild.
             lift: What each record goes through before the fold sees it.
+            beside: Another fold whose skipped records this one passes over as well; none when empty.
         """
         self.fold = fold
         self._file = file
@@ -41,7 +49,8 @@ class Runner:
         fold.load(file)
         self._lift = lift
         # A decision to skip stands behind the record that it is about: all of them are known before the first.
-        self._skips = skips_in(journal).get(fold.name, frozenset())
+        skips = skips_in(journal)
+        self._skips = skips.get(fold.name, frozenset()) | skips.get(beside, frozenset())
         is_plain = lift is as_stored and not self._skips
         self._take: Callable[[Record], Sequence[Draft]] = fold.apply if is_plain else self._take_lifted
 

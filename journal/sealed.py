@@ -11,6 +11,7 @@ import msgspec
 
 from journal.body import Quarantined, decode
 from journal.errors import Corrupt, UnknownName
+from journal.log import START
 from journal.privacy import Erased, KeyTable, Subject, context_of
 from journal.reading import Pages, each
 from journal.record import Kind, Record, canonical_json
@@ -39,10 +40,10 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True):
         return "erased" if self.erased else "equal"
 
 
-def check_sealed(journal: Pages, keys: KeyTable) -> Sealed:
-    """Open every sealed record of a journal again."""
+def check_sealed(journal: Pages, keys: KeyTable, after: int = START) -> Sealed:
+    """Open every sealed record of a journal behind an offset again."""
     counts, different = {"equal": 0, "erased": 0}, []
-    for record in each(journal):
+    for record in each(journal, after):
         verdict = reopen(record, keys)
         if verdict == "different":
             different.append(record.offset)

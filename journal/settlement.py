@@ -12,7 +12,7 @@ from journal.record import Record
 
 
 class State(StrEnum):
-    """Where a quarantined event stands. It is in exactly one state, and leaves ``waiting`` once."""
+    """Where a quarantined event stands: in exactly one state. It leaves ``waiting`` once, and ``erased`` never."""
 
     WAITING = "waiting"
     RELEASED = "released"
@@ -58,7 +58,7 @@ class Fix(msgspec.Struct, tag="fix", array_like=True, frozen=True):
 
 
 class Discard(msgspec.Struct, tag="discard", array_like=True, frozen=True):
-    """Give the event up. It stays in quarantine and can be read, and never enters.
+    """Give the event up. It stays in quarantine and never enters; it can be read until its person is erased.
 
     Attributes:
         quarantine_id: Which one.

@@ -39,13 +39,14 @@ def example_of(run: Run) -> dict[str, str] | None:
 
 def _last_pair(run: Run) -> tuple[Record, Record] | None:
     """The last question that has an outcome, with the event that brought it."""
-    end = run.journal.end()
+    lift, end = run.pipeline.adapters.lift, run.journal.end()
     after = max(end - _PAGE, START)
     while end > START:
         for record in reversed(run.journal.read(0, after, end - after)):
             if record.kind is Kind.EXAMPLE:
                 prediction = run.journal.read(0, record.data["prediction"] - 1, 1)[0]
                 question = run.journal.read(0, prediction.data["question"] - 1, 1)[0]
-                return question, run.journal.read(0, record.data["label"] - 1, 1)[0]
+                label = run.journal.read(0, record.data["label"] - 1, 1)[0]
+                return lift(question), lift(label)
         end, after = after, max(after - _PAGE, START)
     return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from features.catalog import Entry, User, catalog_of, search, with_held, with_users
+from features.catalog import Entry, Held, User, catalog_of, search, with_held, with_users
 from features.catalog_state import held_of
 from features.views import ViewPlan
 from journal.body import Definition, Snapshot, Version, decode
@@ -164,15 +164,14 @@ def _row(entry: Entry) -> Facts:
 
 
 def _held(entry: Entry) -> Facts:
-    held = entry.held
-    if held is None:
-        return {"entities": 0, "stale_entities": 0, "rows": 0, "newest_event": None, "newest_known": None}
+    held = entry.held or Held(entities=0, stale=0, rows=0, newest_event=None, newest_known=None)
     return {
         "entities": held.entities,
         "stale_entities": held.stale,
         "rows": held.rows,
         "newest_event": _moment(held.newest_event),
         "newest_known": _moment(held.newest_known),
+        "late_by_stream": held.late,
     }
 
 

@@ -1,8 +1,6 @@
 """The verbs about feature views: what there is, what it says, how fresh it is, and whether it can be trusted."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +8,7 @@ import click
 from rivermill import console_output as out
 from rivermill.audit_commands import Moment
 from rivermill.place import Place, json_option, pipeline_argument
+from rivermill.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from rivermill.feature_catalog import Catalog
@@ -140,7 +139,7 @@ def skew(place: Place, pipeline: str, since: int | None, until: int | None, as_j
     from features.skew import Range
     from rivermill.feature_skew import as_facts, skew_of
 
-    with _progress("replaying", quiet=as_json) as progress:
+    with progress_bar("replaying", quiet=as_json) as progress:
         found = skew_of(place.folder(pipeline), place.existing(pipeline), Range(since, until), progress)
     facts = as_facts(found)
     if as_json:
@@ -166,20 +165,6 @@ def _words(span: int | None) -> str:
     from rivermill.spans import rough_span
 
     return "-" if span is None else rough_span(span)
-
-
-@contextmanager
-def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where somebody looks at it."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _, __: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _catalog(place: Place, pipeline: str) -> "Catalog":

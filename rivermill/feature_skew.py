@@ -9,11 +9,13 @@ import msgspec
 from features.replay import Rules
 from features.skew import Known, Range, compare
 from features.skew_report import Skew
+from features.view_sets import PUBLISH_VIEWS
 from journal.clock import format_time
 from journal.poison import skips_in
-from journal.reading import ByKind
+from journal.reading import ByKind, decisions_in
 from journal.record import Record
 from journal.upcast import as_stored
+from rivermill.datasets import services_of
 from rivermill.inspection import reading
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home
@@ -41,8 +43,27 @@ def skew_of(folder: Path, home: Home, range_: Range, progress: Callable[[int, in
             if record.offset % 1_000 == 0:
                 progress(record.offset, end)
 
-        known = Known(services=frozenset({pipeline.service.label}))
+        known = known_of(pipeline, journal)
         return compare(journal, replay_rules(pipeline, journal), known, range_, tell)
+
+
+def known_of(pipeline: Pipeline, journal: ByKind) -> Known:
+    """What is declared today, and from when on views that came later were live."""
+    services = frozenset(service.label for service in services_of(pipeline).values())
+    return Known(services=services, published=published_in(journal))
+
+
+def published_in(journal: ByKind) -> dict[str, int]:
+    """From when on each published view was live, by label: what the first echoed decision about it says.
+
+    A view that the journal began with is in none of them.
+    """
+    published: dict[str, int] = {}
+    for record, decision in decisions_in(journal):
+        if decision.action == PUBLISH_VIEWS:
+            for label in decision.details["views"]:
+                published.setdefault(label, record.at)
+    return published
 
 
 def replay_rules(pipeline: Pipeline, journal: ByKind) -> Rules:

@@ -46,7 +46,8 @@ def begin(
     if changed:
         raise Refused(
             which=f"this journal began under other rules: {'; '.join(changed)}",
-            fix="A live line's rules never change: put them back, or start anew with --fresh",
+            fix="A live line's rules never change: put them back, or start anew with --fresh; "
+            "`rivermill features plan` says how a view gets another version beside the one that is there",
         )
 
 

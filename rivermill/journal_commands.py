@@ -4,15 +4,20 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from rivermill import console_output as out
 from rivermill.place import Place, json_option, pipeline_argument
+from rivermill.service_commands import principal
+
+if TYPE_CHECKING:
+    from journal.sealed import Sealed
 
 _SHOWN_AFTER = 1.0
+_UNSEALED = "Put the key table back that it was sealed under; the journal itself is whole"
 explain_option = click.option("--explain", is_flag=True, help="Print what this would do, and stop (the default).")
 apply_option = click.option("--apply", is_flag=True, help="Do it.")
 
@@ -47,13 +52,20 @@ class Progress:
 @click.option("-n", "count", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="How many records.")
 @click.option("--from", "start", type=click.IntRange(0, 2**62), help="Start at this offset instead of at the end.")
 @click.option("--kind", help="Only records of this kind.")
+@click.option("--stored", is_flag=True, help="As they were written, not as today's contracts read them.")
 @json_option
 @click.pass_obj
-def tail(place: Place, pipeline: str, count: int, start: int | None, kind: str | None, as_json: bool) -> None:
+def tail(
+    place: Place, pipeline: str, count: int, start: int | None, kind: str | None, stored: bool, as_json: bool
+) -> None:
     """Print records of PIPELINE's journal, the last ones first asked for."""
+    from journal.upcast import as_stored
+    from rivermill.inspection import lift_of
     from rivermill.inspection import tail as records
 
-    out.show_records(records(place.home_of(pipeline), count, start, kind), as_json)
+    home = place.existing(pipeline)
+    lift = as_stored if stored else lift_of(place.folder(pipeline))
+    out.show_records(records(home, count, start, kind, lift), as_json)
 
 
 @journal.command("verify")
@@ -61,22 +73,43 @@ def tail(place: Place, pipeline: str, count: int, start: int | None, kind: str |
 @json_option
 @click.pass_obj
 def verify(place: Place, pipeline: str, as_json: bool) -> None:
-    """Check every record of PIPELINE's journal, segments in blobs included; exit 7 and name the places if one fails."""
+    """Check every record of PIPELINE's journal, segments in blobs included, and open what is sealed.
+
+    Exit 7 and name the places if one fails; what was erased is counted, and does not.
+    """
     from journal.errors import Corrupt
     from journal.verify import verify as check
+    from rivermill.inspection import sealed_in
 
+    home = place.existing(pipeline)
     progress = Progress("records checked:")
-    found = check(place.existing(pipeline).journal, progress=progress)
+    found = check(home.journal, progress=progress)
     progress.close()
     facts = {name: value for name, value in msgspec.to_builtins(found).items() if name not in {"damage", "fix"}}
     if found.begins:
         facts["no_longer_provable"] = f"records 0 to {found.begins - 1}, by retention"
-    if not found.damage:
+    damage, fix = found.damage, found.fix
+    if not damage:
+        sealed = sealed_in(home, found.begins)
+        facts |= _facts_of(sealed)
+        damage, fix = _damage_of(sealed), _UNSEALED
+    if not damage:
         out.show_mapping({**facts, "verdict": "every checksum holds"}, as_json)
         return
     if as_json:
-        out.show_json({**facts, "verdict": "damaged", "damage": found.damage, "fix": found.fix})
-    raise Corrupt(which=f"{len(found.damage)} place(s): {'; '.join(found.damage[:10])}", fix=found.fix)
+        out.show_json({**facts, "verdict": "damaged", "damage": damage, "fix": fix})
+    raise Corrupt(which=f"{len(damage)} place(s): {'; '.join(damage[:10])}", fix=fix)
+
+
+def _facts_of(sealed: "Sealed | None") -> dict[str, Any]:
+    if sealed is None:
+        return {"sealed": "not checked: there is no key table"}
+    return {"sealed": sealed.equal, "erased": sealed.erased}
+
+
+def _damage_of(sealed: "Sealed | None") -> list[str]:
+    different = [] if sealed is None else sealed.different
+    return [f"record {offset}: what is sealed does not open, or says something else" for offset in different]
 
 
 @journal.command("backup")
@@ -106,21 +139,14 @@ def backup(place: Place, pipeline: str, target: Path, with_keys: bool, as_json: 
 @journal.command("restore")
 @pipeline_argument
 @click.argument("source", type=click.Path(path_type=Path))
+@click.option("--why", default="", help="The reason, kept in the control log and the journal.")
 @json_option
 @click.pass_obj
-def restore(place: Place, pipeline: str, source: Path, as_json: bool) -> None:
+def restore(place: Place, pipeline: str, source: Path, why: str, as_json: bool) -> None:
     """Put the backup in SOURCE in place as a new life of PIPELINE's journal; its home must be empty."""
-    from journal.backup import load_backup
-    from journal.backup import restore as put_back
-    from journal.errors import Refused
+    from rivermill.restoring import put_back
 
-    home = place.home_of(pipeline)
-    held = load_backup(source).pipeline
-    if held != home.pipeline:
-        raise Refused(which=f"{source} is a backup of {held!r}, not of {home.pipeline!r}", fix=f"Restore {held!r}")
-    keys = home.keys / "subjects.sqlite"
-    restored = put_back(source, home.journal, control=home.folder / "control.sqlite", keys=keys)
-    out.show_mapping(msgspec.to_builtins(restored), as_json)
+    out.show_mapping(put_back(place.home_of(pipeline), source, why=why, principal=principal()), as_json)
 
 
 @journal.command("repair")

@@ -55,11 +55,11 @@ def held_counts(home: Home) -> dict[str, int]:
 def held_event(folder: Path, home: Home, quarantine_id: str, *, reveal: bool, why: str, principal: str) -> Facts:
     """One quarantined event with its reason, its envelope and its data, personal fields masked unless revealed.
 
-    A reveal is written down in the audit, whether it succeeds or not.
+    A reveal is written down in the audit, whether it succeeds or not. Of an erased one there is no event to show.
 
     Raises:
         UnknownName: Nothing of that id is in quarantine, or its stream has no contract any more.
-        Refused: The person whom it is about was erased.
+        Refused: It is to be revealed, and the person whom it is about was erased.
     """
     if not reveal:
         return _event(folder, home, quarantine_id, reveal=False)
@@ -75,7 +75,8 @@ def _event(folder: Path, home: Home, quarantine_id: str, *, reveal: bool) -> Fac
         if contract is None:
             raise UnknownName(which=f"the stream of {quarantine_id}", fix="Add its contract to the pipeline")
         held = next(held for held in list_held(journal) if held.id == quarantine_id)
-        event = shown(contract, Quarantine(keys).kept(record), reveal=reveal)
+        is_gone = held.state is State.ERASED and not reveal
+        event = None if is_gone else shown(contract, Quarantine(keys).kept(record), reveal=reveal)
     return {**_row(held), "event": event}
 
 

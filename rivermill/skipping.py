@@ -31,7 +31,7 @@ def skip_record(home: Home, fold: str, offset: int, *, why: str, principal: str)
     key = f"{SKIP}-{fold}-{offset}"
     known = [entry for entry in control_of(home).entries(home.pipeline) if entry.key == key]
     details = known[0].details if known else skip_plan(home.attempts, fold, offset)
-    return _decided(home, action=SKIP, subject=fold, details=details, key=key, why=why, principal=principal)
+    return decide(home, action=SKIP, subject=fold, details=details, key=key, why=why, principal=principal)
 
 
 def cut_over(home: Home, succession: Succession, *, why: str, principal: str) -> Entry:
@@ -42,10 +42,14 @@ def cut_over(home: Home, succession: Succession, *, why: str, principal: str) ->
     """
     details, fold = succession.plan(), succession.fold
     key = f"{CUTOVER}-{fold}-{details['identity']}"
-    return _decided(home, action=CUTOVER, subject=fold, details=details, key=key, why=why, principal=principal)
+    return decide(home, action=CUTOVER, subject=fold, details=details, key=key, why=why, principal=principal)
 
 
-def _decided(home: Home, **decision: Any) -> Entry:
+def decide(home: Home, **decision: Any) -> Entry:
+    """Append a decision about a pipeline's folds and echo it; ``decision`` is as for `journal.control.append_next`.
+
+    Where no owner runs, the echo is made up for at the next start.
+    """
     with closing(SqliteReader(home.journal)) as journal, closing(OwnerClient(home.socket)) as owner:
         entry = append_next(control_of(home), home.pipeline, lambda: journal.clock, signer=signer_of(home), **decision)
         owner.offer(echo_of(entry))

@@ -242,7 +242,7 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
 def open_views(pipeline: Pipeline, home: Home, journal: FoldJournal, each: ViewSet) -> LaterViews:
     """Restore the fold of a later view set, or begin it.
 
-    What its file and the views' history would hold of another attempt is gone when it begins.
+    When a set that is still to be published begins, what another set left in the history of its views is removed.
     """
     plans = plans_of(each, pipeline.views)
     schemas = [view.schema for view in plans]
@@ -252,7 +252,7 @@ def open_views(pipeline: Pipeline, home: Home, journal: FoldJournal, each: ViewS
     port = cast(Journal, journal)
     runner = Runner(fold, file, port, _fingerprint(pipeline), lift=_lift(pipeline), beside=FIRST)
     root = home.history(journal.incarnation)
-    if runner.offset == START:
+    if runner.offset == START and not each.published:
         for view in plans:
             shutil.rmtree(root / view.name, ignore_errors=True)
     return LaterViews(runner=runner, outbox=outbox, history=History(root, schemas))

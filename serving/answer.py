@@ -2,6 +2,8 @@
 
 - What answers changes only at records: decisions' echoes, snapshots, versions (`serving.champion`).
 - A question that the journal holds the answer to is not asked again: the features that it saw are gone by then.
+- Staleness is judged right behind the question, however far the journal has grown meanwhile: the answer follows from
+  the records up to the question alone.
 - Where a view must not be stale and is, the prior answers, degraded, with no features.
 """
 
@@ -39,12 +41,13 @@ class AnswerFold:
         Args:
             stream: Whose events are questions.
             answering: What answers are made with.
-            next_at: The journal's ``at`` for the record that would come next: the prediction's own.
+            next_at: Not used: the question's own record says the moment.
             is_answered: Whether the journal holds this question's prediction already.
         """
         self._stream, self.champion = stream, answering.champion
         self._answering = answering
-        self._next_at, self._is_answered = next_at, is_answered
+        self._is_answered = is_answered
+        del next_at
         self.answers = 0
         self.degraded = 0
 
@@ -77,7 +80,7 @@ class AnswerFold:
 
     def _answer(self, question: Record) -> Draft:
         return draft_of(
-            self._answering.answer(question.data, question.offset, self._next_at()),
+            self._answering.answer(question.data, question.offset, question.at + 1),
             kind=Kind.PREDICTION,
             stream="predictions",
             # The source is in it, since two of them may use the same id.

@@ -6,6 +6,7 @@ from typing import Any
 
 from features.reader import FeatureReader, Features, StaleFeatures
 from journal.body import Definition, Prediction
+from journal.log import START
 from serving.champion import Champion
 
 
@@ -32,20 +33,28 @@ class Answering:
 
         Args:
             question: Every field of its contract.
-            offset: Of its record.
+            offset: Of its record; `START` where it has none yet, and the answer tells by itself what ``now`` was.
             now: The moment that staleness is judged at, in microseconds of journal time.
         """
         features, score, fell_back = self._score(question, now)
-        return self._prediction(question, offset, features, score, degraded=fell_back or features.degraded)
+        degraded = fell_back or features.degraded
+        return self._prediction(question, offset, features, score, degraded=degraded, now=now)
 
     def answer_without_features(self, question: Mapping[str, Any], offset: int) -> Prediction:
         """The same while features cannot be read: the model answers with the question's own fields, degraded."""
         features = self.reader.nothing(question)
         score = self.champion.predict_one(self.definition.columns, features.values)
-        return self._prediction(question, offset, features, score, degraded=True)
+        return self._prediction(question, offset, features, score, degraded=True, now=None)
 
     def _prediction(
-        self, question: Mapping[str, Any], offset: int, features: Features, score: float, *, degraded: bool
+        self,
+        question: Mapping[str, Any],
+        offset: int,
+        features: Features,
+        score: float,
+        *,
+        degraded: bool,
+        now: int | None,
     ) -> Prediction:
         served = self.champion.served
         return Prediction(
@@ -61,6 +70,7 @@ class Answering:
             control=served.control,
             degraded=degraded,
             build=self.build,
+            now=now if offset == START else None,
         )
 
     def _score(self, question: Mapping[str, Any], now: int) -> tuple[Features, float, bool]:

@@ -2,31 +2,26 @@
 
 - What answers follows the journal: snapshots, versions and decisions' echoes, in their order.
 - ``durable`` (the default): the answer waits for its record, up to a deadline. ``enqueued``: it goes out at once.
-- With the journal's owner dead, full or slow, the answer goes out with the receipt ``none``: it names no position. A
-  slow owner may record it after all; until it says so, the answer is pending in the counts. One that is unrecorded will
-  never join an outcome.
-- Answered = recorded + repeated + unrecorded + pending, at any moment; failed are the questions that got an error
-  instead.
+- With the journal's owner dead, full or slow, the answer goes out with the receipt ``none``: it names no position. What
+  becomes of it is counted (`serving.recording`).
 - While features cannot be read the model answers with the question's own fields, degraded.
 - A question that was recorded before gets the answer that was recorded then.
 """
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
-from journal.body import Prediction, decode
+from journal.body import Prediction
 from journal.clock import format_time
-from journal.errors import CallerError, RivermillError, UpstreamError
+from journal.errors import RivermillError, UpstreamError
 from journal.log import START
 from journal.record import Record
-from journal.wire import Asked, AskedBefore
 from serving.answering import Answering
 from serving.champion import FOLLOWED
+from serving.recording import DEADLINE, DRAIN, MOST_QUEUED, Counters, Recording, Unsent
 from serving.upstream import Followed, Recorder
 
 Ack = Literal["durable", "enqueued"]
@@ -34,29 +29,7 @@ Ack = Literal["durable", "enqueued"]
 FEATURES = "features"
 """What is in trouble when the features cannot be read."""
 
-DEADLINE = 0.25
-"""Seconds that an answer waits for its record."""
-
-PATIENCE = 10.0
-"""Seconds after which an owner that says nothing is believed to have recorded nothing."""
-
-MOST_QUEUED = 2_000
 _PAGE = 1_000
-_RECORDED_AT_ONCE = 16
-
-
-@dataclass(slots=True)
-class Counters:
-    """What became of the answers given so far."""
-
-    answered: int = 0
-    recorded: int = 0
-    repeated: int = 0
-    unrecorded: int = 0
-    pending: int = 0
-    degraded: int = 0
-    failed: int = 0
-    """Questions that got an error and no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,20 +72,22 @@ class LiveService:
             deadline: Seconds that an answer waits for its record.
             most_queued: Enqueued answers that may wait, and answers whose record is late; no more are waited for.
         """
-        self._answering, self._journal, self._recorder = answering, journal, recorder
-        self._deadline, self._most_queued = deadline, most_queued
-        self._late: set[asyncio.Task[None]] = set()
-        self._queue: asyncio.Queue[tuple[Question, Prediction]] = asyncio.Queue(most_queued)
+        self._answering, self._journal = answering, journal
+        self._recording = Recording(recorder, deadline=deadline, most_queued=most_queued)
         self._seen = START
         self._newest = START
         self._troubles: dict[str | None, str] = {}
-        self.counters = Counters()
         self.now = 0
 
     @property
     def answering(self) -> Answering:
         """What answers are made with."""
         return self._answering
+
+    @property
+    def counters(self) -> Counters:
+        """What became of the answers given so far."""
+        return self._recording.counters
 
     @property
     def now_text(self) -> str:
@@ -207,68 +182,22 @@ class LiveService:
         return prediction
 
     async def _record(self, question: Question, prediction: Prediction) -> dict[str, Any]:
-        asking = asyncio.create_task(self._hand_over(question, prediction))
-        await asyncio.wait((asking,), timeout=self._deadline)
-        if not asking.done():
-            self._count(prediction, "pending")
-            self._wait_behind(asking)
+        recorded = await self._recording.record(Unsent(question.event, question.principal, prediction))
+        if recorded is None:
             return self._shown(question, prediction, "none")
-        try:
-            outcome = asking.result()
-        except UpstreamError:
-            self._count(prediction, "unrecorded")
-            return self._shown(question, prediction, "none")
-        return self._received(question, prediction, outcome)
-
-    def _hand_over(self, question: Question, prediction: Prediction) -> Coroutine[Any, Any, Asked | AskedBefore]:
-        return self._recorder.ask(question.event, prediction, question.principal, PATIENCE)
-
-    def _wait_behind(self, asking: asyncio.Task[Asked | AskedBefore]) -> None:
-        if len(self._late) >= self._most_queued:
-            asking.cancel()
-        settling = asyncio.create_task(self._settle(asking))
-        self._late.add(settling)
-        settling.add_done_callback(self._late.discard)
-
-    async def _settle(self, asking: Awaitable[Asked | AskedBefore]) -> None:
-        """Count what becomes of an answer that is out already."""
-        fate = "unrecorded"
-        try:
-            with contextlib.suppress(UpstreamError, CallerError):
-                fate = "recorded" if isinstance(await asking, Asked) else "repeated"
-        finally:
-            self.counters.pending -= 1
-            setattr(self.counters, fate, getattr(self.counters, fate) + 1)
-
-    def _received(self, question: Question, prediction: Prediction, outcome: Asked | AskedBefore) -> dict[str, Any]:
-        if isinstance(outcome, AskedBefore):
-            recorded = decode(outcome.prediction, Prediction)
-            self._count(recorded, "repeated")
-            return self._shown(question, recorded, self._receipt(recorded.question, outcome.offset))
-        self._count(prediction, "recorded")
-        return self._shown(question, prediction, self._receipt(outcome.question, outcome.prediction))
+        return self._shown(question, recorded.prediction, self._receipt(recorded.question, recorded.offset))
 
     def _enqueue(self, question: Question, prediction: Prediction) -> dict[str, Any]:
-        try:
-            self._queue.put_nowait((question, prediction))
-        except asyncio.QueueFull:
-            self._count(prediction, "unrecorded")
-            return self._shown(question, prediction, "none")
-        self._count(prediction, "pending")
-        return self._shown(question, prediction, "pending")
+        waits = self._recording.enqueue(Unsent(question.event, question.principal, prediction))
+        return self._shown(question, prediction, "pending" if waits else "none")
 
-    async def record_enqueued(self) -> None:
-        """Record what was enqueued, for as long as this task lives: several at a time, so that they share commits."""
-        await asyncio.gather(*(self._record_next() for _ in range(_RECORDED_AT_ONCE)))
+    def record_enqueued(self) -> Coroutine[Any, Any, None]:
+        """See `serving.recording.Recording.record_enqueued`."""
+        return self._recording.record_enqueued()
 
-    async def _record_next(self) -> None:
-        while True:
-            await self._settle(self._hand_over(*await self._queue.get()))
-
-    def _count(self, prediction: Prediction, fate: str) -> None:
-        self.counters.answered += 1
-        self.counters.degraded += prediction.degraded
-        setattr(self.counters, fate, getattr(self.counters, fate) + 1)
+    def drain(self, deadline: float = DRAIN) -> Coroutine[Any, Any, int]:
+        """See `serving.recording.Recording.drain`."""
+        return self._recording.drain(deadline)
 
     def _receipt(self, question: int, prediction: int) -> dict[str, Any]:
         return {"incarnation": self._journal.incarnation, "question": question, "prediction": prediction}

@@ -222,6 +222,7 @@ def test_only_wiring_names_adapters() -> None:
     homes = {"sqlite_log.py", "memory_log.py", "blobs.py", "online_table.py", "wiring.py", "doctor.py"} | {
         "archive.py",
         "journal_commands.py",
+        "restore.py",
         "registry_wiring.py",
         "owner_process.py",
         "redis_copy.py",

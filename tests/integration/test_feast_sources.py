@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import socket
 import struct
 import subprocess
@@ -62,6 +63,12 @@ def test_a_partition_is_a_column_and_what_was_removed_is_gone(tmp_path: Path) ->
     write_deltalake(str(tmp_path), ROWS.slice(0, 1), mode="append")
     assert keys(tmp_path) == ["a", "a", "b", "d"]
     assert len(list(tmp_path.rglob("*.parquet"))) > len(DeltaTable(str(tmp_path)).file_uris())
+
+
+def test_a_share_carries_a_table_to_another_process_by_the_names_of_its_files(tmp_path: Path) -> None:
+    write_deltalake(str(tmp_path), ROWS, partition_by=["day"])
+    found = open_source(source(tmp_path), ".")
+    assert pickle.loads(pickle.dumps(found)).to_table() == found.to_table()
 
 
 def test_rows_in_a_deletion_vector_are_gone(tmp_path: Path) -> None:

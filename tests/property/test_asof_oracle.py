@@ -22,12 +22,12 @@ UTC_MICROS = pa.timestamp("us", "UTC")
 KEYS = st.one_of(st.none(), st.sampled_from(["a", "b", "unknown"]))
 MOMENTS = st.one_of(st.none(), st.integers(0, 12))
 ENTITIES = st.lists(st.tuples(KEYS, MOMENTS), max_size=12)
-# (key, event, known - event, value, deleted)
+# (key, event, known - event or None where nobody noted it, value, deleted)
 ROWS = st.lists(
     st.tuples(
         st.one_of(st.none(), st.sampled_from(["a", "b"])),
         st.integers(0, 12),
-        st.integers(-3, 3),
+        st.one_of(st.integers(-3, 3), st.none()),
         st.one_of(st.none(), st.integers(-3, 3), st.just(2**53 + 1)),
         st.booleans(),
     ),
@@ -54,7 +54,7 @@ def answers(rows: list[tuple[Any, ...]]) -> pa.Table:
         {
             "key": pa.array([row[0] for row in rows], pa.string()),
             "event": instants([row[1] for row in rows]),
-            "known": instants([row[1] + row[2] for row in rows]),
+            "known": instants([None if row[2] is None else row[1] + row[2] for row in rows]),
             "x": pa.array([row[3] for row in rows], pa.int64()),
             "gone": pa.array([row[4] for row in rows], pa.bool_()),
         }
@@ -75,14 +75,21 @@ def view(rows: pa.Table | ds.Dataset, **changes: Any) -> AsofView:
     return AsofView(**declared | changes)
 
 
-def oracle(entity: tuple[Any, Any], rows: list[tuple[Any, ...]], ttl: int, keyed: bool = True) -> tuple[Any, Any, Any]:
-    """Feast's rule, looked up row by row: of what had happened and was created, the latest event."""
+def oracle(
+    entity: tuple[Any, Any], rows: list[tuple[Any, ...]], ttl: int, *, keyed: bool = True, created: bool = True
+) -> tuple[Any, Any, Any]:
+    """Feast's rule, looked up row by row: of what had happened (and was created) the latest event."""
     key, moment = entity
     mine = [row for row in rows if not keyed or (key is not None and row[0] == key)]
-    known = [row for row in mine if moment is not None and row[1] <= moment and row[1] + row[2] <= moment]
-    return _told(
-        max(known, key=lambda row: (row[1], row[2], row[3] is not None, row[3] or 0), default=None), moment, ttl
-    )
+    known = [row for row in mine if moment is not None and row[1] <= moment]
+    if created:
+        known = [row for row in known if row[2] is not None and row[1] + row[2] <= moment]
+    return _told(max(known, key=_rank, default=None), moment, ttl)
+
+
+def _rank(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The latest event, of these what was created last, of these the largest value; what is missing is the least."""
+    return row[1], row[2] is not None, row[2] or 0, row[3] is not None, row[3] or 0
 
 
 def history_oracle(entity: tuple[Any, Any], rows: list[tuple[Any, ...]], ttl: int) -> tuple[Any, Any, Any]:
@@ -96,7 +103,7 @@ def history_oracle(entity: tuple[Any, Any], rows: list[tuple[Any, ...]], ttl: in
 def _told(best: tuple[Any, ...] | None, moment: Any, ttl: int) -> tuple[Any, Any, Any]:
     if best is None or (ttl and moment - best[1] > ttl):
         return None, None, None
-    return best[3], BASE + best[1], BASE + best[1] + best[2]
+    return best[3], BASE + best[1], None if best[2] is None else BASE + best[1] + best[2]
 
 
 def joined(table: pa.Table) -> list[tuple[Any, Any, Any]]:
@@ -104,15 +111,16 @@ def joined(table: pa.Table) -> list[tuple[Any, Any, Any]]:
 
 
 @settings(max_examples=120, deadline=None)
-@given(entities=ENTITIES, rows=ROWS, ttl=st.sampled_from([0, 1, 3, 12]), scanned=st.booleans())
+@given(entities=ENTITIES, rows=ROWS, ttl=st.sampled_from([0, 1, 3, 12]), scanned=st.booleans(), created=st.booleans())
 def test_the_join_equals_the_quadratic_search(
-    entities: list[tuple[Any, Any]], rows: list[tuple[Any, ...]], ttl: int, scanned: bool
+    entities: list[tuple[Any, Any]], rows: list[tuple[Any, ...]], ttl: int, scanned: bool, created: bool
 ) -> None:
     table = answers(rows)
     asked = questions(entities)
-    result = asof_join(asked, "at", [view(ds.dataset(table) if scanned else table, ttl=ttl)], TINY)
+    found = view(ds.dataset(table) if scanned else table, ttl=ttl, by_event=not created)
+    result = asof_join(asked, "at", [found], TINY)
     assert result.select(asked.column_names) == asked
-    assert joined(result) == [oracle(entity, rows, ttl) for entity in entities]
+    assert joined(result) == [oracle(entity, rows, ttl, created=created) for entity in entities]
 
 
 @settings(max_examples=60, deadline=None)
@@ -227,6 +235,19 @@ def test_keys_of_two_families_are_refused(keys: list[Any]) -> None:
 def test_columns_have_one_owner(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(Refused, match=complaint):
         asof_join(questions([("a", 1)]), "at", [view(answers([]), **changes)], TINY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"fields": {"x": "x", "speed": "speed"}}, "view 'v' reads speed, which its rows do not have"),
+        ({"keys": {"k": "id"}, "event": "when"}, "view 'v' reads id, when, which"),
+        ({"known": "x"}, "view 'v': x is int64"),
+    ],
+)
+def test_a_view_that_its_rows_cannot_fill_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(Refused, match=complaint):
+        view(answers([]), **changes)
 
 
 def test_the_moment_must_be_a_timestamp() -> None:

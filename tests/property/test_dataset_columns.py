@@ -74,11 +74,29 @@ def test_many_rows_stay_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("types", "values"), [(["int64"], [1, 2]), (["int64", "int64"], [1]), (["float64"], ["x"]), (["int64"], [0.5])]
+    ("types", "values"),
+    [
+        (["int64"], [1, 2]),
+        (["int64", "int64"], [1]),
+        (["float64"], ["x"]),
+        (["int64"], [0.5]),
+        (["int64"], ["5"]),
+        (["float64"], ["1.5"]),
+        (["bool"], ["true"]),
+        (["bool"], [1]),
+        (["float64"], [True]),
+        (["string"], [5]),
+        (["string"], [True]),
+        (["int64", "string"], ["5", 7]),
+        (["string", "string"], ["a,b"]),
+        (["string", "string"], [","]),
+    ],
 )
 def test_other_values_than_defined_are_refused(types: list[str], values: list[Any]) -> None:
+    """Also when a good row stands before them and after."""
+    good: list[Any] = [None] * len(types)
     with pytest.raises(Corrupt, match="predictions of service s@1"):
-        Columns(definition(types)).read([held(values)])
+        Columns(definition(types)).read([held(good), held(values), held(good)])
 
 
 def test_no_rows_and_no_columns_are_nothing() -> None:

@@ -105,7 +105,8 @@ class Live:
                 self.look()
 
     def answer(self, question: Record) -> None:
-        features = self.reader.read(question.data, self.journal.next_at())
+        now = self.journal.next_at() if question.kind is Kind.QUESTION else None
+        features = self.reader.read(question.data, now or question.at + 1)
         prediction = Prediction(
             key="k",
             question=question.offset,
@@ -119,6 +120,7 @@ class Live:
             control=1,
             degraded=False,
             build="b",
+            now=now,
         )
         self.answers.append(self.append(draft_of(prediction, kind=Kind.PREDICTION, stream="p", id="p")).offset)
 

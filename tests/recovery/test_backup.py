@@ -9,12 +9,13 @@ from pathlib import Path
 import apsw
 import pytest
 
-from journal.backup import MANIFEST, back_up, load_backup, restore
+from journal.backup import MANIFEST, back_up, load_backup
 from journal.checkpoint import FoldFile
 from journal.clock import SECOND
 from journal.errors import Corrupt, Refused, UnknownName
 from journal.log import START, Repeat
 from journal.record import Cause, Draft, Kind, Record
+from journal.restore import restore
 from journal.runner import Runner
 from journal.segment import segment_path
 from journal.sqlite_log import SqliteJournal

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from journal.archive import load_archive, seal_to_blobs
-from journal.backup import back_up, restore
+from journal.backup import back_up
 from journal.blobs import DirectoryBlobs
 from journal.clock import DAY, SECOND
 from journal.errors import Corrupt, LostRace, NoLongerProvable
 from journal.log import START, Repeat
 from journal.record import Draft, Kind, Record
+from journal.restore import restore
 from journal.retention import apply_retention, longest, plan_retention
 from journal.segment import segment_path, segment_paths
 from journal.sqlite_log import SqliteJournal

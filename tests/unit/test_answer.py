@@ -164,6 +164,23 @@ def test_a_stale_view_is_missing_or_flagged(tmp_path: Path) -> None:
         assert (answer.values, answer.stamps, answer.degraded) == (values, [stamp], degraded)
 
 
+def test_staleness_is_judged_right_behind_the_question_however_far_the_journal_has_grown(tmp_path: Path) -> None:
+    """Row of 50, TTL 100: so the answer is the same whether a worker keeps up or is an hour behind."""
+    for time, value in ((149, 2.0), (150, None)):
+        desk = Desk(tmp_path / str(time))
+        desk.bootstrap()
+        body = canonical_json({"key": "k", "q": 7})
+        question = Draft(kind=Kind.SOURCE, stream="questions", source="/t", id="q", time=time, body=body)
+        (asked, _) = desk.journal.append(
+            [question, Draft(kind=Kind.SOURCE, stream="s", id="later", time=9_000, body=b"{}")]
+        )
+        assert isinstance(asked, Record)
+        (draft,) = desk.fold.apply(asked)
+        answer = decode(draft.body, Prediction)
+        assert (answer.values, answer.judged_at(asked)) == ([7, value], time + 1)
+        assert b'"now"' not in draft.body
+
+
 def test_a_view_that_must_not_be_stale_leaves_the_answer_to_the_prior(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "fail")
     desk.bootstrap()

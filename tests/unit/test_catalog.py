@@ -133,6 +133,19 @@ def test_search_finds_what_holds_every_word(entries: list[Entry], text: str, fou
     assert [entry.view for entry in search(with_users(entries, {"weather@1": [user]}), text)] == found
 
 
+@pytest.mark.parametrize("trust", ["experimental", "trusted", "deprecated"])
+def test_a_window_view_says_how_far_it_is_trusted(contracts: dict[str, Contract], trust: str) -> None:
+    def declared(**said: str) -> FeatureView:
+        counted = {"n": count("departures", over="1h", tile="5m")}
+        return window_view("v", entities=[ORIGIN], ttl=timedelta(days=1), features=counted, **said)  # type: ignore[arg-type]
+
+    silent, said = (catalog(contracts, each)[0] for each in (declared(), declared(trust=trust)))
+    assert (silent.trust, said.trust) == ("experimental", trust)
+    assert (said.digest, said.tags) == (silent.digest, {})
+    with pytest.raises(Misconfigured, match="view v: 'much'"):
+        catalog(contracts, declared(trust="much"))
+
+
 def test_what_is_held_goes_by_view_and_users_by_version(entries: list[Entry]) -> None:
     held = Held(entities=3, stale=1, rows=9, newest_event=5, newest_known=6)
     user = User(line="l", kind="online", state="champion", model="m")

@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from features import dataset
+from features import dataset_store as store
 from features.examples import collect
 from journal.body import Definition, Example, Expired, Prediction, draft_of
-from journal.errors import Corrupt, Refused, UnknownName
+from journal.errors import Corrupt, NoLongerProvable, Refused, UnknownName
 from journal.memory_log import MemoryJournal
-from journal.record import Kind
+from journal.record import Kind, Record
 
 DEFINITION = Definition(
     service="s@1", request=["n"], views=["v@1"], columns=["n", "v__x", "v__name"], types=["int64", "float64", "string"]
@@ -170,3 +171,92 @@ def test_rows_that_break_the_rules_are_named() -> None:
     ):
         with pytest.raises(Refused, match=words):
             dataset.check(pa.table({**good, column: values}))
+
+
+class Shortened:
+    """A journal whose first records retention let go, but for definitions."""
+
+    incarnation = "memory"
+
+    def __init__(self, journal: MemoryJournal, begins: int) -> None:
+        self.journal, self.begins = journal, begins
+
+    def read(self, partition: int, after: int, limit: int) -> list[Record]:
+        if after + 1 < self.begins:
+            raise NoLongerProvable(which=f"records {after + 1} to {self.begins - 1}", fix="None")
+        return self.journal.read(partition, after, limit)
+
+    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
+        found = self.journal.of_kind(kind, after, 100)
+        return [record for record in found if record.offset >= self.begins or kind is Kind.DEFINITION][:limit]
+
+    def end(self, partition: int = 0) -> int:
+        return self.journal.end(partition)
+
+
+def test_what_retention_let_go_is_no_longer_provable_and_its_rows_stay(journal: MemoryJournal, tmp_path: Path) -> None:
+    made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
+    shortened = Shortened(journal, 2)
+    with pytest.raises(NoLongerProvable, match=r"begins at record 0: records 0 to 1; its rows have its hash"):
+        dataset.verify(shortened, tmp_path, made.version)
+    path = tmp_path / made.version / store.ROWS
+    pq.write_table(dataset.read(tmp_path, made.version).slice(1), path)
+    with pytest.raises(NoLongerProvable) as raised:
+        dataset.verify(shortened, tmp_path, made.version)
+    assert "its rows" not in raised.value.which
+    store.drop(tmp_path, made.version)
+    with pytest.raises(NoLongerProvable, match="begins at record 0"):
+        dataset.restore(shortened, tmp_path, made.version)
+    assert store.keeping_of(tmp_path / made.version).storage == "dropped"
+
+
+def test_a_version_of_what_is_left_is_provable_from_there(journal: MemoryJournal, tmp_path: Path) -> None:
+    """Of the two examples one is of a prediction that retention let go."""
+    shortened = Shortened(journal, 2)
+    made = dataset.build(shortened, tmp_path, "t", journal.end(), "b")
+    assert (made.first, made.considered, made.rows_out) == (2, 3, 1)
+    assert dataset.verify(shortened, tmp_path, made.version) == made
+    assert dataset.verify(journal, tmp_path, made.version) == made
+
+
+def test_a_journal_that_ends_before_a_version_cannot_prove_it(journal: MemoryJournal, tmp_path: Path) -> None:
+    made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
+    earlier = MemoryJournal("t")
+    for record in journal.read(0, -1, 6):
+        earlier.append([record])
+    with pytest.raises(NoLongerProvable, match=r"ends at record 7, the journal at 5; its rows have its hash"):
+        dataset.verify(earlier, tmp_path, made.version)
+
+
+@pytest.mark.parametrize(
+    "state", ["standard", "damaged", "torn", "archive", "damaged archive", "torn archive", "lost archive", "dropped"]
+)
+def test_rows_are_restored_from_where_they_are(journal: MemoryJournal, tmp_path: Path, state: str) -> None:
+    """From the archive without the journal, as long as they have their hash there; or else from the journal."""
+    made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
+    rows, path = dataset.read(tmp_path, made.version), tmp_path / made.version / store.ROWS
+    if "archive" in state:
+        store.archive(tmp_path, made.version)
+        path = tmp_path / "archive" / f"{made.version}.parquet"
+    if state == "dropped":
+        store.drop(tmp_path, made.version)
+    if "damaged" in state:
+        pq.write_table(rows.slice(1), path)
+    if "torn" in state:
+        path.write_bytes(path.read_bytes()[:-9])
+    if "lost" in state:
+        path.unlink()
+    source = Shortened(journal, 2) if state == "archive" else journal
+    dataset.restore(source, tmp_path, made.version)
+    assert store.keeping_of(tmp_path / made.version).storage == "standard"
+    assert dataset.read(tmp_path, made.version).equals(rows)
+    assert dataset.verify(journal, tmp_path, made.version) == made
+    assert [found.name for found in tmp_path.rglob("*.parquet")] == [store.ROWS]
+
+
+def test_a_restore_from_another_journal_is_refused_and_changes_nothing(journal: MemoryJournal, tmp_path: Path) -> None:
+    made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
+    store.drop(tmp_path, made.version)
+    with pytest.raises(Corrupt, match="rebuilt from the journal it differs"):
+        dataset.restore(_with_other_outcome(journal), tmp_path, made.version)
+    assert store.keeping_of(tmp_path / made.version).storage == "dropped"

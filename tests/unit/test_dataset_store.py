@@ -1,24 +1,51 @@
 """Where versions lie, how they are kept, and what retention does with them."""
 
+import resource
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 
 from features import dataset_store as store
+from features.dataset_manifest import Manifest, versions
 from features.dataset_retention import DEFAULT, Step, Terms, apply_retention, plan_retention
+from features.dataset_service import Service
 from features.dataset_store import ADHOC, GATE, TRAINING, Keeping
 from journal.blobs import write_durably
+from journal.body import Definition
 from journal.clock import DAY
-from journal.errors import Corrupt, Refused
+from journal.errors import Corrupt, DurabilityLost, Refused
 
 TABLE = pa.table({"prediction": [1, 2], "x": [0.5, None], "key": ["a", "b"], "outcome": [True, False]})
 
 
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """No file may grow beyond this size, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def manifest(version: str) -> Manifest:
+    definition = Definition(service="s@1", request=[], views=[], columns=["x"], types=["float64"])
+    return Manifest(
+        version=version, pipeline="t", service="s@1", views=[], digests={}, schema=[], incarnation="i", first=0,
+        through=9, as_of=9, window=None, build="b", considered=2, excluded={}, rows_in=2, rows_out=2, positives=1,
+        lines={"l": 2}, reconstructed={}, quality=[], created=9, hash="0" * 64, made_of=Service(definition=definition),
+    )  # fmt: skip
+
+
 def publish(root: Path, version: str = "t-1", kind: str = ADHOC, claimed: int = 0, table: pa.Table = TABLE) -> None:
-    store.publish(root, version, table, b"{}", Keeping(kind=kind, claimed=claimed))
+    made = msgspec.json.encode(manifest(version))
+    store.publish(root, version, table, made, Keeping(kind=kind, claimed=claimed))
 
 
 def keeping(root: Path, version: str = "t-1") -> Keeping:
@@ -107,15 +134,9 @@ def test_writers_take_turns(tmp_path: Path) -> None:
     assert keeping(tmp_path).claimed == 8
 
 
-def versions(root: Path) -> Any:
-    """Stands in for manifests, of which retention needs no more than the names."""
-    return [type("Named", (), {"version": path.parent.name}) for path in sorted(root.glob("*/manifest.json"))]
-
-
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kept(tmp_path: Path) -> Path:
     """Versions of each kind, built on day 0; one more on day 60."""
-    monkeypatch.setattr("features.dataset_retention.versions", versions)
     for kind in store.KINDS:
         publish(tmp_path, f"t-{kind}", kind)
     publish(tmp_path, "t-late", ADHOC, 60 * DAY)
@@ -153,3 +174,39 @@ def test_what_a_line_was_fitted_on_keeps_its_rows(kept: Path) -> None:
     assert actions(steps) == {"adhoc": "drop", "gate": "hold", "training": "drop"}
     apply_retention(kept, steps)
     assert store.read(kept, "t-gate").equals(TABLE)
+
+
+def test_what_a_dead_writer_left_goes_with_the_next_retention(kept: Path) -> None:
+    """Rows that a note says were let go of, and half-written files: of versions and of folders beside them."""
+    leftover = kept / "archive" / "t-adhoc.parquet"
+    store.drop(kept, "t-adhoc")
+    leftover.parent.mkdir()
+    for torn in (kept / ".t-new.partial" / "deep", leftover, kept / "t-gate" / "keeping.json.7.partial"):
+        torn.parent.mkdir(exist_ok=True)
+        torn.touch()
+    apply_retention(kept, plan_retention(kept, DEFAULT, DAY, set()))
+    assert sorted(path.name for path in kept.glob("*")) == [
+        ".lock",
+        "archive",
+        *(path.name for path in _versions(kept)),
+    ]
+    assert not leftover.exists()
+    assert [path.name for path in kept.rglob("*.partial")] == []
+    assert store.read(kept, "t-gate").equals(TABLE)
+
+
+def _versions(root: Path) -> list[Path]:
+    return sorted(path.parent for path in root.glob("*/manifest.json"))
+
+
+def test_rows_that_cannot_be_written_are_no_version(tmp_path: Path) -> None:
+    large = pa.table({"prediction": range(5_000), "x": [n / 7 for n in range(5_000)]})
+    with small_files(8_192), pytest.raises(DurabilityLost, match=r"rows\.parquet .*Make room on the disk"):
+        publish(tmp_path, table=large)
+    assert versions(tmp_path) == []
+    publish(tmp_path, table=large)
+    with small_files(8_192), pytest.raises(DurabilityLost, match=r"t-1\.parquet"):
+        store.archive(tmp_path, "t-1")
+    assert keeping(tmp_path).storage == "standard"
+    assert store.read(tmp_path, "t-1").equals(large)
+    assert [path.name for path in tmp_path.rglob("*.partial")] == []

@@ -8,6 +8,9 @@ from features.drift import Limits
 from journal.clock import DAY, HOUR
 from journal.errors import Misconfigured
 from rivermill.drift_settings import DriftSettings, drift_settings
+from rivermill.genesis import definition_of
+from rivermill.pipeline import load_pipeline
+from rivermill.settings import configs_folder
 
 
 def settings(folder: Path, *lines: str) -> DriftSettings:
@@ -47,3 +50,13 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_more_features_cannot_drift_than_are_looked_at(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"drift\.least is 2, more than the 1 features"):
         settings(tmp_path, "drift: {features: [a], least: 2}")
+
+
+@pytest.mark.parametrize("name", ["flights", "phishing"])
+def test_what_the_shipped_pipelines_look_at_is_what_their_predictions_hold(name: str) -> None:
+    """And none of them retrains because of drift: the demo's figures come from its schedule."""
+    folder = configs_folder() / name
+    found = drift_settings(folder)
+    assert found.limits.features
+    assert set(found.limits.features) <= set(definition_of(load_pipeline(folder)).columns)
+    assert not found.retrain

@@ -278,6 +278,21 @@ def test_staleness_is_judged_by_the_journals_now(bench: Bench) -> None:
     assert (bench.prediction(first).values, bench.prediction(second).values) == ([7, 2.0], [7, None])
 
 
+def test_the_record_says_when_staleness_was_judged(bench: Bench) -> None:
+    """The answer shows the same moment, and the question's own record lies behind what it had not looked at yet."""
+    bench.event("unseen", NOON + 2 * HOUR)
+    answer = bench.asked("a")
+    prediction, question = (bench.prediction(answer["receipt"]["prediction"]), bench.questions()[0])
+    assert answer["now"] == format_time(prediction.judged_at(question))
+    assert prediction.now is not None
+    assert prediction.now < NOON + 2 * HOUR < question.at
+
+
+def test_without_features_no_staleness_was_judged(bench: Bench) -> None:
+    bench.damage = Corrupt(which="features.sqlite")
+    assert bench.prediction(bench.asked("a")["receipt"]["prediction"]).now is None
+
+
 def test_what_must_not_be_stale_leaves_the_answer_to_the_prior(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stale="fail")
     bench.decide("bootstrap", "online", 1)
@@ -442,6 +457,46 @@ def test_what_was_enqueued_and_could_not_be_recorded_is_counted_so(bench: Bench)
 
     run(ask())
     assert fates(bench) == {"answered": 5, "recorded": 2, "repeated": 1, "unrecorded": 2}
+
+
+async def drained_at_the_end(bench: Bench, deadline: float) -> int:
+    """As a process does that is told to stop."""
+    task = asyncio.create_task(bench.live.record_enqueued())
+    left = await bench.live.drain(deadline)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    bench.require_balance()
+    return left
+
+
+def test_at_the_end_what_is_enqueued_is_recorded(bench: Bench) -> None:
+    async def ask() -> int:
+        for n in range(40):
+            await bench.ask(f"q{n}", "enqueued")
+        bench.recorder.is_open.clear()
+        assert (await bench.ask("late"))["receipt"] == "none"
+        bench.recorder.is_open.set()
+        return await drained_at_the_end(bench, 60)
+
+    assert run(ask()) == 0
+    assert fates(bench) == {"answered": 41, "recorded": 41}
+    assert len(bench.questions()) == 41
+
+
+def test_at_the_end_what_cannot_be_recorded_is_counted(bench: Bench) -> None:
+    """More than are recorded at once: some are under way when time is up, the others never began."""
+
+    async def ask() -> int:
+        bench.recorder.is_open.clear()
+        assert (await bench.ask("late"))["receipt"] == "none"
+        for n in range(40):
+            await bench.ask(f"q{n}", "enqueued")
+        return await drained_at_the_end(bench, 0.01)
+
+    assert run(ask()) == 41
+    assert fates(bench) == {"answered": 41, "unrecorded": 41}
+    assert bench.questions() == []
 
 
 def test_many_at_once_leave_nothing_out_of_the_counts(bench: Bench) -> None:

@@ -257,19 +257,42 @@ def test_a_stream_without_a_contract_can_only_be_given_up(
     assert other.settle(Discard(quarantine_id, "gone", "carla")).state is State.DISCARDED
 
 
-def test_the_erased_wait_no_more(intake: Intake, journal: MemoryJournal, keys: KeyTable) -> None:
-    gone = held(intake, wire({"person": "anna", "age": 999, "page": "/"}, id="v1", stream="visits"))
-    there = held(intake, wire({"person": "bert", "age": 999, "page": "/"}, id="v2", stream="visits"))
-    subject = keys.subject_of("anna").id
+def erase(journal: MemoryJournal, keys: KeyTable, person: str) -> None:
+    subject = keys.subject_of(person).id
     erased = body.Decision(sequence=1, action="erase", subject=subject, why="asked", details={})
     journal.append([Draft(kind=Kind.DECISION, stream="control", id="decision-1", body=body.encode(erased))])
     keys.erase(subject)
+
+
+def test_the_erased_wait_no_more(intake: Intake, journal: MemoryJournal, keys: KeyTable) -> None:
+    gone = held(intake, wire({"person": "anna", "age": 999, "page": "/"}, id="v1", stream="visits"))
+    there = held(intake, wire({"person": "bert", "age": 999, "page": "/"}, id="v2", stream="visits"))
+    erase(journal, keys, "anna")
     assert states(journal) == {"quarantined": 2, "waiting": 1, "erased": 1}
-    for order in (Release(gone, "w", "p"), Discard(gone, "w", "p")):
+    for order in (Release(gone, "w", "p"), Fix(gone, "w", "p", time=format_time(NOON))):
         with pytest.raises(errors.Refused, match="erased"):
             intake.settle(order)
-    intake.settle(Discard(there, "why", "carla"))
+    for quarantine_id in (gone, there):
+        assert intake.settle(Discard(quarantine_id, "why", "carla")).state is State.DISCARDED
     assert states(journal) == {"quarantined": 2, "discarded": 1, "erased": 1}
+    assert {one.settled_by for one in list_held(journal)} == {"carla"}
+
+
+def test_erased_outlasts_every_end(intake: Intake, journal: MemoryJournal, keys: KeyTable) -> None:
+    mended = json.dumps({"person": "anna", "age": 99, "page": "/"}).encode()
+    ids = [
+        held(intake, wire({"person": "anna", "age": 999, "page": f"/{n}"}, id=f"v{n}", stream="visits"))
+        for n in range(2)
+    ]
+    intake.settle(Fix(ids[0], "a typing error", "carla", data=mended))
+    intake.settle(Discard(ids[1], "a test", "carla"))
+    assert states(journal) == {"quarantined": 2, "fixed": 1, "discarded": 1}
+    erase(journal, keys, "anna")
+    assert states(journal) == {"quarantined": 2, "erased": 2}
+    assert [(one.settled_by, one.why) for one in list_held(journal)] == [
+        ("carla", "a typing error"),
+        ("carla", "a test"),
+    ]
 
 
 def test_what_may_be_personal_is_masked() -> None:

@@ -81,18 +81,19 @@ class Shop:
         """A question that comes as an event."""
         return self.answer(self.happens("asks", time, hour=3, shop="a", town="x"), **changes)
 
-    def ask_over_http(self, **changes: Any) -> Prediction:
+    def ask_over_http(self, now: int | None = None, **changes: Any) -> Prediction:
         """One that is answered from what has been taken up, whatever the journal holds by now."""
+        now = now or self.journal.next_at()
         body = canonical_json({"hour": 3, "shop": "a", "town": "x"})
         draft = Draft(kind=Kind.QUESTION, stream="asks", id=f"q{self.journal.end()}", body=body)
         (question,) = self.journal.append([draft])
         assert isinstance(question, Record)
-        return self.answer(question, catch_up=False, **changes)
+        return self.answer(question, now=now, **changes)
 
-    def answer(self, question: Record, *, catch_up: bool = True, **changes: Any) -> Prediction:
-        if catch_up:
+    def answer(self, question: Record, *, now: int | None = None, **changes: Any) -> Prediction:
+        if now is None:
             self.catch_up()
-        features = self.reader.read(question.data, self.journal.next_at())
+        features = self.reader.read(question.data, now or question.at + 1)
         honest = Prediction(
             key="k",
             question=question.offset,
@@ -106,6 +107,7 @@ class Shop:
             control=1,
             degraded=False,
             build="b",
+            now=now,
         )
         changed = {name: change(getattr(honest, name)) for name, change in changes.items()}
         prediction = msgspec.structs.replace(honest, **changed)
@@ -206,13 +208,36 @@ def test_a_row_past_its_ttl_must_not_be_served(shop: Shop) -> None:
     assert shop.compare().causes == {"ttl": 1}
 
 
-def test_over_http_a_row_past_its_ttl_is_counted_apart(shop: Shop) -> None:
-    """The service's own now lies behind the newest row that it reads by as long as it has not looked."""
+def test_over_http_the_moment_that_counts_is_the_services_own_now(shop: Shop) -> None:
+    """It lies behind the newest row that it reads by as long as it has not looked."""
     shop.happens("sold", 1_060, shop="a", amount=3)
     shop.catch_up()
-    shop.ask_over_http(stamps=with_value(1, (1_001, 1_001)), values=with_value(3, 20.5))
+    assert [shop.ask_over_http(now=now).stamps[1] for now in (1_051, 1_052)] == [(1_001, 1_001), None]
     found = shop.compare()
-    assert (found.mismatches, [view.past_ttl for view in found.views]) == (0, [0, 1])
+    assert (found.mismatches, found.views[1].rows, found.views[1].missing) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(("now", "served"), [(1_051, False), (1_052, True)])
+def test_over_http_staleness_is_held_against_the_moment_that_was_recorded(shop: Shop, now: int, served: bool) -> None:
+    stamp, value = ((1_001, 1_001), 20.5) if served else (None, None)
+    shop.ask_over_http(now=now, stamps=with_value(1, stamp), values=with_value(3, value))
+    assert shop.compare().causes == {"ttl": 1}
+
+
+def test_over_http_a_delete_that_only_this_view_shows_explains_a_missing_row(shop: Shop) -> None:
+    """Nothing that was served tells that the answer had seen it."""
+    erased = Decision(sequence=2, action="erase", subject="s", why="w", details={"pseudonyms": {"shop": ["a"]}})
+    shop.append(draft_of(erased, kind=Kind.DECISION, stream="control", id="2"))
+    shop.happens("sky", 1_012, town="y", temp=1.0)
+    shop.catch_up()
+    assert shop.ask_over_http().stamps == [None, (1_001, 1_001)]
+    assert shop.compare().mismatches == 0
+    before = Shop()
+    before.happens("sold", 1_000, shop="a", amount=3)
+    before.happens("sky", 1_001, town="x", temp=20.5)
+    before.catch_up()
+    before.ask_over_http(stamps=with_value(0, None), values=lambda values: [values[0], None, None, values[3]])
+    assert before.compare().causes == {"ttl": 1}
 
 
 def test_a_fresh_row_must_not_be_left_out(shop: Shop) -> None:

@@ -1,0 +1,51 @@
+"""Where the view sets of a home stand: what its decisions say, and which file holds the rows of which view."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from features.view_sets import FIRST, ViewSets, digests_of, view_sets
+from features.views import ViewPlan
+from journal.checkpoint import FoldFile
+from journal.control import ControlLog
+from journal.reading import ByKind, decisions_in
+from rivermill.settings import Home
+
+_decode = msgspec.msgpack.Decoder(list[tuple[str, str]]).decode
+
+
+def echoed_sets(home: Home, journal: ByKind, incarnation: str, declared: Sequence[ViewPlan]) -> ViewSets:
+    """The sets as the journal's echoes say: what folds go by."""
+    decided = ((decision.action, decision.details) for _, decision in decisions_in(journal))
+    return _sets(home, decided, incarnation, declared)
+
+
+def decided_sets(home: Home, control: ControlLog, incarnation: str, declared: Sequence[ViewPlan]) -> ViewSets:
+    """The sets as the control log says, echoed already or not: what the next decision goes by."""
+    decided = ((entry.action, entry.details) for entry in control.entries(home.pipeline))
+    return _sets(home, decided, incarnation, declared)
+
+
+def online_file(home: Home, sets: ViewSets, view: str) -> Path:
+    """The file with a live view's newest rows; the first set's for a view that is not live."""
+    return home.fold(next((each.fold for each in sets.live if view in each.views), FIRST))
+
+
+def _sets(
+    home: Home, decided: Iterable[tuple[str, Mapping[str, Any]]], incarnation: str, declared: Sequence[ViewPlan]
+) -> ViewSets:
+    return view_sets(decided, _began(home.fold(FIRST), incarnation) or digests_of(declared))
+
+
+def _began(path: Path, incarnation: str) -> dict[str, str]:
+    """What the first set's fold computes; nothing before its first commit in this life of the journal."""
+    if not path.exists():
+        return {}
+    with closing(FoldFile(path, readonly=True)) as file:
+        position = file.position(FIRST)
+        known = file.get("fold", b"views")
+    is_of_this_life = position is not None and position.incarnation == incarnation
+    return dict(_decode(known)) if known is not None and is_of_this_life else {}
