@@ -17,6 +17,7 @@ from rivermill.dataset_commands import dataset
 from rivermill.feature_commands import features
 from rivermill.journal_commands import journal
 from rivermill.place import Place, json_option, pipeline_argument
+from rivermill.prediction_commands import predictions
 from rivermill.quarantine_commands import quality, quarantine
 from rivermill.service_commands import register
 from rivermill.settings import DEFAULT_HOME, HOME_VARIABLE, PIPELINES_VARIABLE
@@ -107,6 +108,7 @@ rivermill.add_command(contracts)
 rivermill.add_command(dataset)
 rivermill.add_command(features)
 rivermill.add_command(journal)
+rivermill.add_command(predictions)
 rivermill.add_command(quality)
 register(rivermill)
 

@@ -63,6 +63,7 @@ def main(root: Path, port: int, folders: Sequence[Path]) -> None:
         try:
             yield
         finally:
+            await asyncio.gather(*map(_drain, posts))
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -119,6 +120,18 @@ def _end_with(task: "asyncio.Task[None]") -> None:
 
 def _chores(post: _Post) -> Sequence[Coroutine[None, None, None]]:
     return (_follow(post), post.service.live.record_enqueued(), _stage(post))
+
+
+async def _drain(post: _Post) -> None:
+    """Record what was answered and is not recorded yet, for a little while."""
+    left = await post.service.live.drain()
+    if left:
+        _log.warning(
+            "%s: %d answers are out that nobody knows to be recorded",
+            post.pipeline.name,
+            left,
+            extra={"action": "answers_unrecorded"},
+        )
 
 
 async def _follow(post: _Post) -> None:

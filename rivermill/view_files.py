@@ -14,6 +14,7 @@ from journal.control import ControlLog
 from journal.reading import ByKind, decisions_in
 from rivermill.settings import Home
 
+_HAS_POSITIONS = "SELECT count(*) FROM sqlite_schema WHERE name = 'position'"
 _decode = msgspec.msgpack.Decoder(list[tuple[str, str]]).decode
 
 
@@ -41,10 +42,15 @@ def _sets(
 
 
 def _began(path: Path, incarnation: str) -> dict[str, str]:
-    """What the first set's fold computes; nothing before its first commit in this life of the journal."""
-    if not path.exists():
+    """What the first set's fold computes; nothing before its first commit in this life of the journal.
+
+    Whoever made the file may have died before it had tables.
+    """
+    if not path.exists() or not path.stat().st_size:
         return {}
     with closing(FoldFile(path, readonly=True)) as file:
+        if not file.db.execute(_HAS_POSITIONS).get:
+            return {}
         position = file.position(FIRST)
         known = file.get("fold", b"views")
     is_of_this_life = position is not None and position.incarnation == incarnation

@@ -332,3 +332,19 @@ def test_a_view_that_was_edited_before_it_was_published_leaves_nothing_of_its_fi
 
 def _interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("content", ["nothing", "no tables"])
+def test_a_first_fold_that_died_before_its_file_had_tables_begins_anew(
+    home: Home, before: Pipeline, content: str
+) -> None:
+    path = home.fold("features")
+    for file in path.parent.glob("features.sqlite*"):
+        file.unlink()
+    path.touch()
+    if content == "no tables":
+        with closing(apsw.Connection(str(path))) as db:
+            db.execute("PRAGMA user_version = 7")
+    with closing(open_run(before, home)) as run:
+        assert run.folds.features.clock > 0
+        assert {change.what for change in changes_of(before, home)} == {"unchanged"}
