@@ -22,6 +22,7 @@ from rivermill.quarantine_commands import quality, quarantine
 from rivermill.service_commands import register
 from rivermill.settings import DEFAULT_HOME, HOME_VARIABLE, PIPELINES_VARIABLE
 from rivermill.skip_command import skip
+from rivermill.view_commands import apply, backfill, plan
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -106,6 +107,8 @@ journal.add_command(skip)
 rivermill.add_command(audit)
 rivermill.add_command(contracts)
 rivermill.add_command(dataset)
+for verb in (plan, apply, backfill):
+    features.add_command(verb)
 rivermill.add_command(features)
 rivermill.add_command(journal)
 rivermill.add_command(predictions)

@@ -28,12 +28,15 @@ def newest_row(folder: Path, home: Home, name: str, keys: tuple[str, ...]) -> Fa
         WrongKey: The keys are not the view's, or a value does not fit its type.
     """
     from features.online_table import OnlineReader  # noqa: PLC0415 - not needed by the other verbs
+    from rivermill.pipeline import load_pipeline  # noqa: PLC0415 - imports Feast
+    from rivermill.view_files import echoed_sets, online_file  # noqa: PLC0415 - as above
 
     view = Catalog(folder, home).view(name)
     key = parse_key(view, keys)
     with reading(home) as journal:
         now = journal.clock
-    online = OnlineReader(home.fold("features"))
+        sets = echoed_sets(home, journal, journal.incarnation, load_pipeline(folder).views)
+    online = OnlineReader(online_file(home, sets, view.name))
     (row,) = online.get_many([(view.name, encode_key(key))])
     online.close()
     if row is None or row.values is None:

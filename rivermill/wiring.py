@@ -67,10 +67,6 @@ class FoldJournal(Pages, Protocol):
         """Its life."""
         ...
 
-    def next_at(self) -> int:
-        """See `journal.log.Journal.next_at`."""
-        ...
-
     def end(self, partition: int = 0) -> int:
         """See `journal.log.Journal.end`."""
         ...
@@ -274,7 +270,6 @@ def _answer(
     return AnswerFold(
         stream=pipeline.question.stream,
         answering=answering_of(pipeline, definition, table, champion_of(pipeline, home, read_one(journal))),
-        next_at=journal.next_at,
         is_answered=_is_answered(journal),
     )
 

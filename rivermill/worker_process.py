@@ -32,7 +32,7 @@ from rivermill.supervisor import say_on_stderr
 from rivermill.wiring import Folds, open_folds
 
 RECORDS_PER_PAGE = 1_000
-_LOOK_EVERY = 0.01
+_LOOK_EVERY = 0.001
 _RETRY_AFTER = 0.1
 _PATIENCE = 10.0
 HISTORY_ROWS_PER_FLUSH = 50_000
@@ -48,10 +48,6 @@ class FollowedJournal:
     def incarnation(self) -> str:
         """Its life."""
         return self._reader.incarnation
-
-    def next_at(self) -> int:
-        """The least ``at`` that a record handed to the owner now can get."""
-        return max(self._reader.last_at + 1, self._reader.clock)
 
     def read(self, partition: int, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.read`."""

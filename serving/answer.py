@@ -33,7 +33,6 @@ class AnswerFold:
         *,
         stream: str,
         answering: Answering,
-        next_at: Callable[[], int],
         is_answered: Callable[[Record], bool],
     ) -> None:
         """Wire the fold.
@@ -41,13 +40,11 @@ class AnswerFold:
         Args:
             stream: Whose events are questions.
             answering: What answers are made with.
-            next_at: Not used: the question's own record says the moment.
             is_answered: Whether the journal holds this question's prediction already.
         """
         self._stream, self.champion = stream, answering.champion
         self._answering = answering
         self._is_answered = is_answered
-        del next_at
         self.answers = 0
         self.degraded = 0
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,20 +63,23 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     found = {}
     with contextlib.chdir(folder):
         for line in commands():
-            program, *words = line.split()
+            program, *words = shlex.split(line)
             found[" ".join(words)] = run(program, words, folder)
     return found
 
 
 def test_the_walk_goes_the_whole_way() -> None:
     assert list(files()) == ["feature_store.yaml", "shop.py", "ask.py", "replay_a_day.py", "ask_a_pipeline.py"]
-    verbs = [command.split()[2] for command in commands() if "rivermill features" in command]
-    assert verbs == ["list", "search", "show", "get", "history", "freshness", "skew", "drift"]
+    verbs = [shlex.split(command)[2] for command in commands() if "rivermill features" in command]
+    assert verbs == [
+        *("list", "search", "show", "get", "history", "freshness"),
+        *("plan", "apply", "backfill", "skew", "drift"),
+    ]
 
 
 def test_a_project_of_ones_own_gets_every_row_and_nothing_from_the_future(printed: dict[str, str]) -> None:
     text = printed["ask.py"]
-    rows = [line.split() for line in text.splitlines() if re.match(r"\d +\w+ +2026", line)]
+    rows = [shlex.split(line) for line in text.splitlines() if re.match(r"\d +\w+ +2026", line)]
     assert [(row[1], row[-2], row[-1]) for row in rows] == [
         ("a", "21.0", "2.25"),
         ("a", "NaN", "NaN"),

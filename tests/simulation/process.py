@@ -152,7 +152,6 @@ class FoldSet:
         return AnswerFold(
             stream="orders",
             answering=answering,
-            next_at=self._journal.next_at,
             is_answered=lambda question: not asks_again and self._is_answered(question),
         )
 

@@ -59,7 +59,6 @@ class Desk:
                 ),
                 build="b",
             ),
-            next_at=self.journal.next_at,
             is_answered=lambda question: question.offset in self.answered,
         )
 
