@@ -5,6 +5,7 @@ acknowledged, ``fail`` when it was refused, ``unknown`` when nobody answered. A 
 time, and sends what it does not know the fate of again, under the same id.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,12 +25,17 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a history. ``offset`` is where the client was told that its event is."""
+    """One line of a history.
+
+    ``offset`` is where the client was told that its event is; ``moment`` orders the lines of all clients: what ended
+    before something else began has the smaller one.
+    """
 
     client: str
     event: tuple[str, str]
     step: Step
     offset: int | None = None
+    moment: int = field(default_factory=itertools.count().__next__)
 
 
 @dataclass(slots=True)
@@ -61,11 +67,12 @@ class Counts:
     moved: int
     uninvited: int
     disordered: int
+    overtaken: int
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing acknowledged is lost, moved or doubled, and nothing is there that nobody sent."""
-        return not (self.lost or self.doubled or self.moved or self.uninvited or self.disordered)
+        """Whether nothing acknowledged is lost, moved, doubled or overtaken, and all that is there somebody sent."""
+        return not (self.lost or self.doubled or self.moved or self.uninvited or self.disordered or self.overtaken)
 
 
 def check(histories: Iterable[History], records: Iterable[Record]) -> Counts:
@@ -87,6 +94,7 @@ def check(histories: Iterable[History], records: Iterable[Record]) -> Counts:
         moved=sum(places.get(event, offset) != offset for event, offset in acked.items()),
         uninvited=sum(event not in invoked for event in places),
         disordered=_disordered(entries, places),
+        overtaken=_overtaken(entries, places),
     )
 
 
@@ -101,6 +109,25 @@ def _disordered(entries: Iterable[Entry], places: Mapping[tuple[str, str], int])
         seen.add(entry.event)
         found += places[entry.event] < last.get(entry.client, -1)
         last[entry.client] = max(places[entry.event], last.get(entry.client, -1))
+    return found
+
+
+def _overtaken(entries: Iterable[Entry], places: Mapping[tuple[str, str], int]) -> int:
+    """How many events lie before one that was acknowledged, to whomever, when nobody had begun to send them yet.
+
+    None means that every key's events stand in the order in which anybody could have meant them.
+    """
+    last, found = -1, 0
+    seen: set[tuple[str, str]] = set()
+    for entry in sorted(entries, key=lambda entry: entry.moment):
+        place = places.get(entry.event)
+        if place is None:
+            continue
+        if entry.step is Step.OK:
+            last = max(last, place)
+        elif entry.step is Step.INVOKE and entry.event not in seen:
+            found += place < last
+            seen.add(entry.event)
     return found
 
 

@@ -10,9 +10,9 @@ def record(offset: int, id_: str, kind: Kind = Kind.SOURCE) -> Record:
     return Record(kind=kind, stream="s", id=id_, source="/t", body=b"{}", partition=0, offset=offset, at=offset)
 
 
-def sent(*ids: str) -> History:
+def sent(*ids: str, client: str = "client") -> History:
     """One client that sent these one by one; they were acknowledged at 0, 1, ..."""
-    history = History("client")
+    history = History(client)
     for offset, id_ in enumerate(ids):
         history.note([("/t", id_)], Step.INVOKE)
         history.acked(("/t", id_), offset)
@@ -39,6 +39,23 @@ def test_each_fault_is_found(fault: str, ids: list[str]) -> None:
     counts = check([sent("a", "b")], [record(offset, id_) for offset, id_ in enumerate(ids)])
     assert not counts.is_clean
     assert getattr(counts, fault) > 0
+
+
+def test_what_one_client_was_told_of_another_does_not_overtake() -> None:
+    first, second = sent("a", client="one"), sent("b", client="two")
+    in_order = check([first, second], [record(0, "a"), record(1, "b")])
+    assert in_order.overtaken == 0
+    turned = check([first, second], [record(0, "b"), record(1, "a")])
+    assert (turned.overtaken, turned.disordered, turned.is_clean) == (1, 0, False)
+
+
+def test_of_two_that_were_under_way_at_once_either_may_be_first() -> None:
+    first, second = History("one"), History("two")
+    first.note([("/t", "a")], Step.INVOKE)
+    second.note([("/t", "b")], Step.INVOKE)
+    second.acked(("/t", "b"), 0)
+    first.acked(("/t", "a"), 1)
+    assert check([first, second], [record(0, "b"), record(1, "a")]).is_clean
 
 
 @pytest.mark.parametrize(("ids", "is_clean"), [([], True), (["a"], True), (["a", "a"], False)])

@@ -1,0 +1,140 @@
+"""A live pipeline that is killed and started again, and producers that wait for it: what crash tests share."""
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from journal.errors import Busy, OwnerDown
+from journal.log import START
+from journal.owner_client import OwnerClient
+from journal.record import Record
+from journal.sqlite_reader import SqliteReader
+from journal.wire import AcceptedFate, RepeatedFate
+from rivermill.settings import Home
+from tests.crash.history import History, Step
+from tests.crash.zygote import Zygote
+
+EVENTS_PER_REQUEST = 50
+PATIENCE = 120.0
+"""Seconds that anybody waits for what must come."""
+
+
+class Named(msgspec.Struct):
+    """What names an event."""
+
+    id: str
+    source: str
+
+
+class Live:
+    """An owner and a worker over one home, killed and started again while producers wait for them."""
+
+    def __init__(self, zygote: Zygote, home: Home, folder: Path) -> None:
+        self.zygote, self.home, self.folder = zygote, home, folder
+        self.up, self.acks = threading.Event(), threading.Semaphore(0)
+        self.kills: Counter[str] = Counter()
+        self.pids: dict[str, int] = {}
+        self.start("owner")
+        self.start("worker")
+
+    def start(self, role: str) -> None:
+        self.pids[role] = self.zygote.start(role, self.home.root, self.folder)
+        if role == "owner":
+            self._until_it_answers()
+            self.up.set()
+
+    def _until_it_answers(self) -> None:
+        client, pid = OwnerClient(self.home.socket), self.pids["owner"]
+        while True:
+            assert _lives(pid), self.zygote.log.read_text()[-2_000:]
+            try:
+                client.state()
+            except OwnerDown:
+                continue
+            client.close()
+            return
+
+    def kill(self, role: str) -> None:
+        if role == "owner":
+            self.up.clear()
+        self.zygote.kill(self.pids[role])
+        self.kills[role] += 1
+        self.start(role)
+
+    def stop(self) -> None:
+        """The worker first, since it waits for the owner. One that has only just begun does not know SIGTERM yet."""
+        for role, ends in (("worker", (0, -signal.SIGTERM)), ("owner", (0,))):
+            os.kill(self.pids[role], signal.SIGTERM)
+            assert self.zygote.wait(self.pids[role]) in ends, self.zygote.log.read_text()[-2_000:]
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+class Producer(threading.Thread):
+    """Sends its share of the events in order, each again until it is acknowledged."""
+
+    def __init__(self, live: Live, name: str, requests: Iterator[list[bytes]], turn: threading.Lock) -> None:
+        super().__init__(name=name, daemon=True)
+        self.live, self.requests, self.turn = live, requests, turn
+        self.client = OwnerClient(live.home.socket)
+        self.history = History(name)
+        self.offered = 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while request := self._next():
+                while not self._send(request):
+                    assert self.live.up.wait(PATIENCE)
+        except BaseException as error:
+            self.failure = error
+            raise
+        finally:
+            self.client.close()
+            self.live.acks.release(1_000_000)
+
+    def _next(self) -> list[bytes]:
+        with self.turn:
+            return next(self.requests, [])
+
+    def _send(self, request: list[bytes]) -> bool:
+        named = [msgspec.json.decode(raw, type=Named) for raw in request]
+        events = [(event.source, event.id) for event in named]
+        self.history.note(events, Step.INVOKE)
+        try:
+            fates = self.client.take(request, self.name)
+        except OwnerDown:
+            self.history.note(events, Step.UNKNOWN)
+            return False
+        except Busy:
+            self.history.note(events, Step.FAIL)
+            return False
+        for event, fate in zip(events, fates, strict=True):
+            assert isinstance(fate, AcceptedFate | RepeatedFate), fate
+            self.history.acked(event, fate.offset)
+        self.offered += len(request)
+        self.live.acks.release()
+        return True
+
+
+def all_records(home: Home) -> list[Record]:
+    reader = SqliteReader(home.journal)
+    records, after = [], START
+    while page := reader.read(0, after, 5_000):
+        records += page
+        after = page[-1].offset
+    reader.close()
+    return records
+
+
+def requests_of(events: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while request := list(islice(events, EVENTS_PER_REQUEST)):
+        yield request
