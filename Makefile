@@ -44,6 +44,7 @@ bench: $(READY)  ## figures beside their limits; minutes, not seconds
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.intake
 	$(BIN)/python -m benchmarks.journal --records 1000000
+	$(BIN)/python -m benchmarks.replay
 
 strategies: $(READY)  ## docs/strategies.md and its plot, from a whole year played in build/year; an hour
 	$(BIN)/rivermill --home build/year demo --weeks 53

@@ -34,7 +34,10 @@ class Entity:
 
     def is_empty(self) -> bool:
         """Whether forgetting it changes nothing."""
-        return all(pane.is_empty() for pane in self.panes)
+        for pane in self.panes:  # noqa: SIM110 (all() takes twice as long, for every entity that changed)
+            if not pane.is_empty():
+                return False
+        return True
 
     def dump(self) -> bytes:
         """Canonical bytes of the state."""

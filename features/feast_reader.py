@@ -1,6 +1,6 @@
 """From a Feast project to what the fast reader needs: a read plan and a place to read from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from feast import FeatureService, FeatureStore, FeatureView
@@ -18,6 +18,7 @@ from features.redis_line import RedisLine
 from features.redis_online_store import RedisOnlineStoreConfig
 from features.redis_shelf import LIFE
 from features.redis_table import RedisTable
+from features.rows import Row
 from features.sqlite_online_store import SqliteOnlineStoreConfig
 from features.views import STALE
 from journal.clock import MICROSECOND
@@ -43,7 +44,10 @@ def source_of(store: FeatureStore) -> Source:
     config = store.config.online_store
     match config:
         case SqliteOnlineStoreConfig():
-            return OnlineReader(path_in(store.config, config.path))
+            first = OnlineReader(path_in(store.config, config.path))
+            paths = {view: path_in(store.config, path) for view, path in config.elsewhere.items()}
+            readers = {path: OnlineReader(path) for path in sorted(set(paths.values()))}
+            return _Spread(first, {view: readers[path] for view, path in paths.items()}) if paths else first
         case RedisOnlineStoreConfig():
             table = RedisTable(RedisLine(config.address, config.deadline), store.config.project)
             return RedisSource(table, _life(table) if config.owned else None, config.deadline)
@@ -51,6 +55,24 @@ def source_of(store: FeatureStore) -> Source:
         which=f"online store {type(config).__name__}",
         fix="The fast reader reads SqliteOnlineStore and RedisOnlineStore",
     )
+
+
+class _Spread:
+    """The rows of views that several folds keep, each in its file."""
+
+    def __init__(self, first: Source, elsewhere: Mapping[str, Source]) -> None:
+        self._first, self._elsewhere = first, elsewhere
+
+    def get_many(self, wanted: Sequence[tuple[str, bytes]]) -> list[Row | None]:
+        """See `features.reader.Source`."""
+        places: dict[Source, list[int]] = {}
+        for place, (view, _) in enumerate(wanted):
+            places.setdefault(self._elsewhere.get(view, self._first), []).append(place)
+        found: list[Row | None] = [None] * len(wanted)
+        for source, some in places.items():
+            for place, row in zip(some, source.get_many([wanted[place] for place in some]), strict=True):
+                found[place] = row
+        return found
 
 
 def _life(table: RedisTable) -> str:

@@ -1,6 +1,6 @@
 """A pipeline's Feast project: its registry and our two plugins, configured in code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ def open_store(
     *,
     owned: bool = True,
     socket: Path | None = None,
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> "FeatureStore":
     """Open a project's store; `import feast` takes seconds, so only here.
 
@@ -29,6 +30,7 @@ def open_store(
         now_us: The journal's now in microseconds, for staleness; None is the wall clock. See `set_now`.
         owned: Whether a fold owns what is in ``online``.
         socket: Where the owner of the pipeline's journal listens, so that owned plain views can be pushed to.
+        elsewhere: The files of owned views whose rows are not in ``online``, by view: those of later view sets.
     """
     from feast import FeatureStore, RepoConfig  # noqa: PLC0415
 
@@ -41,7 +43,7 @@ def open_store(
             # Not cache_mode thread: its thread outlives the store, and what was just applied would be seen late.
             registry={"registry_type": "sql", "path": f"sqlite:///{registry}", "cache_ttl_seconds": 60},
             online_store={
-                **_place(online),
+                **_place(online, elsewhere or {}),
                 "owned": owned,
                 "socket": str(socket.absolute()) if socket else None,
                 "enforce_ttl": True,
@@ -56,9 +58,13 @@ def open_store(
     )
 
 
-def _place(online: Path | str) -> dict[str, str]:
+def _place(online: Path | str, elsewhere: Mapping[str, Path]) -> dict[str, Any]:
     if isinstance(online, Path):
-        return {"type": "features.sqlite_online_store.SqliteOnlineStore", "path": str(online.absolute())}
+        return {
+            "type": "features.sqlite_online_store.SqliteOnlineStore",
+            "path": str(online.absolute()),
+            "elsewhere": {view: str(path.absolute()) for view, path in elsewhere.items()},
+        }
     return {"type": "features.redis_online_store.RedisOnlineStore", "address": online}
 
 

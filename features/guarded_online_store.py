@@ -82,8 +82,8 @@ class GuardedOnlineStore(OnlineStore):  # type: ignore[misc]
     """Feast's side of an online store of ours. Feast shares one between all threads of a process."""
 
     @abstractmethod
-    def shelf(self, config: RepoConfig) -> Shelf:
-        """Where the rows are, opened at first."""
+    def shelf(self, config: RepoConfig, view: str = "") -> Shelf:
+        """Where a view's rows are, opened at first; without a view, where those are that are not elsewhere."""
 
     @property
     def async_supported(self) -> SupportedAsyncMethods:
@@ -100,7 +100,7 @@ class GuardedOnlineStore(OnlineStore):  # type: ignore[misc]
         """One (event time, values by feature) per key, in order; (None, None) where it is missing, deleted or stale."""
         view: str = table.name
         wanted = [(view, key_of(key)) for key in entity_keys]
-        rows = self.shelf(config).read(wanted)
+        rows = self.shelf(config, view).read(wanted)
         oldest = _oldest(config.online_store, table)
         places = places_of(table, requested_features)
         return [answer_of(table, places, row, oldest) for row in rows]
@@ -148,7 +148,7 @@ class GuardedOnlineStore(OnlineStore):  # type: ignore[misc]
         Raises:
             Refused: One is no row of the history.
         """
-        verify_offered(view, rows, self.shelf(config))
+        verify_offered(view, rows, self.shelf(config, view.name))
 
     def keep(self, config: RepoConfig, view: FeatureView) -> int | None:  # noqa: ARG002
         """How many microseconds behind its event time a row is of use; None for ever."""

@@ -199,9 +199,13 @@ class FeatureFold:
 
     def save(self, file: FoldFile) -> None:
         """Write the entities that changed, the counters, and the rows; an empty entity is forgotten."""
-        ended = [entity for entity in self._dirty if entity.gone or entity.is_empty()]
+        ended: list[Entity] = []
+        kept: list[Entity] = []
+        # In order, as they lie in the file: the order of a set jumps from page to page.
+        for entity in sorted(self._dirty, key=_in_order):
+            (ended if entity.gone or entity.is_empty() else kept).append(entity)
         file.delete("windows", (entity.view.prefix + entity.key for entity in ended))
-        file.put("windows", ((e.view.prefix + e.key, e.dump()) for e in self._dirty if not (e.gone or e.is_empty())))
+        file.put("windows", ((entity.view.prefix + entity.key, entity.dump()) for entity in kept))
         for entity in ended:
             if not entity.gone:
                 entity.view.forget(entity.key)

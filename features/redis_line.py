@@ -4,11 +4,13 @@ Redis's own client gives each read of the socket the whole timeout, so an answer
 it spends more time around a request than Redis on it.
 """
 
+import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +27,17 @@ _CHUNK = 1 << 16
 _CLOSED = "it closed the connection"
 _BUSY = "other requests took all the time"
 _LATE = "no answer in time"
+
+
+_FIXES = {
+    "NOAUTH": "Put its password into the address",
+    "WRONGPASS": "Correct the user and the password in the address",
+    "NOPERM": "Give this user the commands and keys of the project",
+    "OOM": "Give it more memory (maxmemory); rows are taken again then",
+    "READONLY": "Name the primary: this is a replica",
+    "LOADING": "It is starting: try again in a moment",
+}
+"""What to do, by the kind of error that Redis answers with."""
 
 
 class Declined(StoreDown):
@@ -81,7 +94,7 @@ class RedisLine:
             self._lock.release()
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
-                raise Declined(which=f"Redis at {self._where} ({answer})", fix="Mend it there, then try again")
+                raise self._declined(answer)
         return answers
 
     def close(self) -> None:
@@ -95,6 +108,8 @@ class RedisLine:
             self._disconnect()
 
     def _exchange(self, commands: Sequence[Command], until: float) -> list[Any]:
+        if self._socket is not None and _has_something_to_say(self._socket):
+            self._disconnect()
         connection = self._socket
         if connection is None:
             connection = self._socket = self._connect(until)
@@ -122,7 +137,7 @@ class RedisLine:
         try:
             for answer in self._ask(connection, self._where.greeting(), until):
                 if isinstance(answer, hiredis.ReplyError):
-                    raise ConnectionRefusedError(answer)
+                    raise self._declined(answer)
         except BaseException:
             connection.close()
             raise
@@ -132,6 +147,11 @@ class RedisLine:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _declined(self, answer: hiredis.ReplyError) -> Declined:
+        kind = str(answer).partition(" ")[0]
+        fix = _FIXES.get(kind, "Mend it there, then try again")
+        return Declined(which=f"Redis at {self._where} ({answer})", fix=fix)
 
     def _down(self, why: str) -> StoreDown:
         return StoreDown(which=f"Redis at {self._where} ({why})", fix="Check that it runs and may be reached from here")
@@ -156,13 +176,15 @@ class _Address:
         if parts.scheme == "unix":
             connection = socket.socket(socket.AF_UNIX)
             connection.settimeout(timeout)
-            connection.connect(parts.path)
+            with _closing_on_failure(connection):
+                connection.connect(parts.path)
             return connection
         host = parts.hostname or "localhost"
         connection = socket.create_connection((host, parts.port or _PORT), timeout)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if parts.scheme == "rediss":
-            return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+        with _closing_on_failure(connection):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if parts.scheme == "rediss":
+                return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
         return connection
 
     def greeting(self) -> list[Command]:
@@ -184,6 +206,22 @@ def _packed(command: Any) -> bytes:
     # The library's own type says one argument where it takes any number.
     packed: bytes = hiredis.pack_command(command)
     return packed
+
+
+@contextmanager
+def _closing_on_failure(connection: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _has_something_to_say(connection: socket.socket) -> bool:
+    """Whether Redis has spoken though nothing was asked: it let go of the connection, as after its own restart."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _left(until: float) -> float:

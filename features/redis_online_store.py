@@ -47,8 +47,8 @@ class RedisOnlineStore(GuardedOnlineStore):
         self._lock = threading.Lock()
         self._shelf: RedisShelf | None = None
 
-    def shelf(self, config: RepoConfig) -> RedisShelf:
-        """The project's rows."""
+    def shelf(self, config: RepoConfig, view: str = "") -> RedisShelf:  # noqa: ARG002
+        """The project's rows, of all views."""
         with self._lock:
             if self._shelf is None:
                 store = config.online_store

@@ -5,9 +5,11 @@ In `feature_store.yaml`: ``online_store: {type: features.sqlite_online_store.Sql
 """
 
 import threading
+from pathlib import Path
 from typing import Literal
 
 from feast.repo_config import RepoConfig
+from pydantic import Field
 
 from features.guarded_online_store import GuardedConfig, GuardedOnlineStore, path_in
 from features.sqlite_shelf import SqliteShelf
@@ -19,29 +21,33 @@ class SqliteOnlineStoreConfig(GuardedConfig):
     Attributes:
         type: Names this plugin.
         path: The SQLite file; a relative one is taken from the repository's folder.
+        elsewhere: The files of the views whose rows are not in ``path``, by view: folds of later view sets own them.
     """
 
     type: Literal["features.sqlite_online_store.SqliteOnlineStore"] = "features.sqlite_online_store.SqliteOnlineStore"
     path: str
+    elsewhere: dict[str, str] = Field(default_factory=dict)
 
 
 class SqliteOnlineStore(GuardedOnlineStore):
-    """One connection behind a lock."""
+    """One connection for each file, behind a lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._shelf: SqliteShelf | None = None
+        self._shelves: dict[Path, SqliteShelf] = {}
 
-    def shelf(self, config: RepoConfig) -> SqliteShelf:
-        """The file, opened at first; raises `UnknownName` when it is a fold's and not there yet."""
+    def shelf(self, config: RepoConfig, view: str = "") -> SqliteShelf:
+        """The view's file, opened at first; raises `UnknownName` when it is a fold's and not there yet."""
+        store = config.online_store
+        path = path_in(config, store.elsewhere.get(view, store.path))
         with self._lock:
-            if self._shelf is None:
-                self._shelf = SqliteShelf(path_in(config, config.online_store.path), owned=config.online_store.owned)
-            return self._shelf
+            if path not in self._shelves:
+                self._shelves[path] = SqliteShelf(path, owned=store.owned)
+            return self._shelves[path]
 
     def close_file(self) -> None:
-        """Let go of the file; the next call opens it again."""
+        """Let go of every file; the next call opens it again."""
         with self._lock:
-            if self._shelf is not None:
-                self._shelf.close()
-            self._shelf = None
+            for shelf in self._shelves.values():
+                shelf.close()
+            self._shelves.clear()

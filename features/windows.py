@@ -26,6 +26,7 @@ KEPT_POWERS = 400
 """Terms down to this many half-lives below the newest are counted exactly."""
 REBASE_POWERS = 512
 """How many half-lives the newest term may stand above the base before the base follows it."""
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +240,13 @@ class Last:
 
 def storable(content: Any) -> Any:
     """Content that msgpack can write: integers beyond 64 bits as signed bytes."""
-    if isinstance(content, list | tuple):
-        return [storable(part) for part in content]
-    if isinstance(content, int) and not -(1 << 63) <= content < 1 << 63:
-        return content.to_bytes(content.bit_length() // 8 + 1, signed=True)
-    return content
+    kind = type(content)
+    if kind is int:
+        return content if _LEAST <= content <= _MOST else content.to_bytes(content.bit_length() // 8 + 1, signed=True)
+    if kind is not list and kind is not tuple:
+        return content
+    # Most lists hold small integers only, a window's tiles above all; those are handed on as they are.
+    return [part if type(part) is int and _LEAST <= part <= _MOST else storable(part) for part in content]
 
 
 def whole(value: int) -> int | None:

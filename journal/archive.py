@@ -9,14 +9,17 @@
 The manifest is replaced first and the files go afterwards, so a crash between leaves files that nobody looks at.
 """
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from journal.blobs import Blobs, DirectoryBlobs, write_durably
-from journal.errors import Corrupt
+from journal.errors import Corrupt, LostRace
 from journal.record import Kind
 from journal.segment import Segment, first_of, segment_path, segment_paths
 from journal.sqlite import copy_database
@@ -55,11 +58,13 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         store: The folder of blobs, from the journal's own.
         begins: The first offset that can still be read; what lies before is no longer provable.
         segments: What lies in blobs, oldest first.
+        going: What retention let go of, while its blobs are being removed.
     """
 
     store: str = ""
     begins: int = 0
     segments: tuple[Archived, ...] = ()
+    going: tuple[Archived, ...] = ()
 
     def left(self, first: int) -> bool:
         """Whether the segment that begins at an offset has left the folder."""
@@ -87,6 +92,30 @@ def load_archive(folder: Path) -> Archive:
     if _checksum(sealed.archive) != sealed.checksum:
         raise _damaged(path)
     return sealed.archive
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Hold every other process off from changing the manifest: each would write it without what the other wrote.
+
+    Raises:
+        LostRace: Another process changes it.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LostRace(
+            which=f"another process archives segments of {folder}, or lets go of them", fix="Try again when it is done"
+        ) from error
 
 
 def save_archive(folder: Path, archive: Archive) -> None:
@@ -121,15 +150,19 @@ def seal_to_blobs(folder: Path, blobs: Blobs, *, store: str = "../blobs", before
 
     Raises:
         Corrupt: A segment is damaged; it and all after it stay where they are.
+        LostRace: Another process archives, or lets go of segments.
     """
     moved: list[Archived] = []
-    for path in _sealed_here(folder):
-        archived = _archive_one(path, folder, blobs, before)
-        if archived is None:
-            break
-        archive = load_archive(folder)
-        save_archive(folder, msgspec.structs.replace(archive, store=store, segments=(*archive.segments, archived)))
-        moved.append(archived)
+    with changing(folder):
+        for left in folder.glob("segment-*.sqlite.[0-9]*.partial"):
+            left.unlink()
+        for path in _sealed_here(folder):
+            archived = _archive_one(path, folder, blobs, before)
+            if archived is None:
+                break
+            archive = load_archive(folder)
+            save_archive(folder, msgspec.structs.replace(archive, store=store, segments=(*archive.segments, archived)))
+            moved.append(archived)
     return moved
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DONE = "done"
 """The outcome of what succeeded; otherwise it is the name of the error."""
 
+_OTHERS = "others"
 DEFECT = "Defect"
 """The outcome of what ended in no error of ours."""
 
@@ -261,11 +262,19 @@ class Denials:
             now: Wall time, in microseconds.
         """
         if not self._begun <= now < self._begun + self._span:
+            self._forget_strangers()
             self._begun, self._counts = now, {}
         if asker not in self._counts and len(self._counts) >= self._askers:
-            asker = "others"
+            asker = _OTHERS
         self._counts[asker] = self._counts.get(asker, 0) + 1
         if self._counts[asker] > self._most:
             self._passed_over[asker] = self._passed_over.get(asker, 0) + 1
             return None
         return asker, self._passed_over.pop(asker, 0)
+
+    def _forget_strangers(self) -> None:
+        """Who did not ask in the span that ends is told apart no longer: addresses come by the million."""
+        strangers = self._passed_over.keys() - self._counts.keys() - {_OTHERS}
+        if strangers:
+            count = sum(self._passed_over.pop(name) for name in strangers)
+            self._passed_over[_OTHERS] = self._passed_over.get(_OTHERS, 0) + count

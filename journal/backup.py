@@ -5,6 +5,7 @@ never holds the key table unless that was asked for by name, so that destroying 
 `journal.restore` puts one back.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -89,6 +90,8 @@ def back_up(
         files = [_save(segment, target, progress) for segment in reader.chain.in_order()]
     for source, name in ((kept_path(folder), _KEPT), (control, CONTROL), (keys, KEYS)):
         if source is not None and source.exists():
+            # The key table is among them, and SQLite would make a file that anyone may read.
+            os.close(os.open(target / name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             copy_database(source, target / name, lambda share, name=name: progress(name, share))  # type: ignore[misc]
             files.append(target / name)
     manifest = _describe(target, files)

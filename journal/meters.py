@@ -94,7 +94,7 @@ class Late(_Plain):
 
 
 class Reference(_Plain):
-    """Values that the other stream has not said before."""
+    """Values that the other stream has not said before, neither by events nor by questions over HTTP."""
 
     def __init__(self, rule: StageRule) -> None:
         super().__init__(rule)
@@ -112,9 +112,10 @@ class Reference(_Plain):
 
     def measure(self, record: Record) -> None:
         """See `Meter.measure`."""
-        if record.kind is not Kind.SOURCE:
+        if record.kind not in _SAY:
             return
-        if record.stream == self.rule.stream and (value := record.data.get(self.rule.field)) is not None:
+        is_event = record.kind is Kind.SOURCE
+        if is_event and record.stream == self.rule.stream and (value := record.data.get(self.rule.field)) is not None:
             self._count(value not in self._seen.known)
         if record.stream == self._stream:
             said = record.data.get(self._field)
@@ -242,6 +243,7 @@ def meter_of(rule: StageRule) -> Meter:
     return _METERS[rule.metric](rule)
 
 
+_SAY = (Kind.SOURCE, Kind.QUESTION)
 _BEFORE = "before"
 _METERS: dict[str, Callable[[StageRule], Meter]] = {
     "missing": Missing,

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 PERSONAL = "personal"
 """The classification that seals a field."""
 
+CLASSIFICATIONS = (PERSONAL, "public", "internal")
+"""What a field may be classified as. Only personal ones are sealed: another word would promise what nothing keeps."""
+
 ENTITY_KEY = "entityKey"
 """The custom property by which a personal field leaves its pseudonym in the body."""
 
@@ -93,7 +96,7 @@ class _PropertyReader:
         if kind not in PYTHON_TYPES:
             self._note("logicalType", f"logicalType {kind!r} is not one of {', '.join(PYTHON_TYPES)}")
             return Field(name=name, type=kind)
-        personal = self._item.classification == PERSONAL
+        personal = self._classification() == PERSONAL
         choices, limits = self._values(kind)
         return Field(
             name=name,
@@ -104,6 +107,13 @@ class _PropertyReader:
             personal=personal,
             entity_key=self._entity_key(kind, personal=personal),
         )
+
+    def _classification(self) -> str:
+        classification = self._item.classification or ""
+        if classification and classification not in CLASSIFICATIONS:
+            known = ", ".join(CLASSIFICATIONS)
+            self._note("classification", f"classification {classification!r} is not one of {known}")
+        return classification
 
     def _values(self, kind: str) -> tuple[tuple[str | int, ...], dict[str, int | float | str]]:
         choices, limits = self._choices(kind), self._limits(kind)

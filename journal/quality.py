@@ -32,7 +32,15 @@ RESUME = "resume"
 """The action of the decision that lifts a rule's alert; its subject is the rule's name."""
 
 _NEVER = 1 << 62
-_MEASURED = (Kind.DEFINITION, Kind.SOURCE, Kind.QUARANTINE, Kind.PREDICTION, Kind.EXAMPLE, Kind.EXPIRED)
+_MEASURED = (
+    Kind.DEFINITION,
+    Kind.SOURCE,
+    Kind.QUESTION,
+    Kind.QUARANTINE,
+    Kind.PREDICTION,
+    Kind.EXAMPLE,
+    Kind.EXPIRED,
+)
 
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 _unpack_numbers = msgspec.msgpack.Decoder(Numbers).decode

@@ -14,7 +14,7 @@ class QualityRule:
     Attributes:
         name: What an alert calls it.
         field: The field that it is about; empty for ``late``, which is about whole events.
-        metric: ``missing`` (null), ``invalid`` (in quarantine for this field, or its value discarded), ``late`` (later
+        metric: ``missing`` (null, or its value discarded), ``invalid`` (in quarantine for this field), ``late`` (later
             than the contract's timeliness), ``reference`` (a value that the other stream has not said before),
             ``unique`` (a value that came before within the window).
         most: The share that may be so, 0 to 1.

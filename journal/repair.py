@@ -7,18 +7,18 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from journal.acked import forget_acked, read_acked
-from journal.archive import remove_database
+from journal.acked import read_acked
+from journal.archive import load_archive, remove_database
 from journal.backup import BackupManifest, load_backup
 from journal.blobs import copy_durably, sync_folder
 from journal.errors import Corrupt, Refused
 from journal.owner import OwnerLock
 from journal.record import Cause
-from journal.restore import begin_new_life
 from journal.segment import Segment, StoredRow, checksum_of, first_of, segment_path, segment_paths
 from journal.verify import verify
 
 _PAGE = 1_000
+_OR_ACCEPT = ". Without one, `rivermill journal repair --accept-loss` gives up what is gone from the end"
 
 
 class Repaired(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +71,10 @@ def _require_same_life(folder: Path, manifest: BackupManifest) -> None:
 
 def _damaged(folder: Path, source: Path) -> list[int]:
     """First offsets of the segments that do not hold, those that are gone included."""
+    archive = load_archive(folder)
     found = [first_of(path) for path in segment_paths(folder) if _is_damaged(path)]
-    gone = {first_of(path) for path in segment_paths(source)} - {first_of(path) for path in segment_paths(folder)}
+    saved = {first_of(path) for path in segment_paths(source) if not archive.left(first_of(path))}
+    gone = saved - {first_of(path) for path in segment_paths(folder)}
     if not found and segment_paths(folder) and read_acked(folder).end > verify(folder).end:
         found = [first_of(segment_paths(folder)[-1])]
     return sorted({*found, *gone})
@@ -91,15 +93,20 @@ def _repair_one(folder: Path, source: Path, first: int) -> Repaired:
     if not saved.exists():
         raise Corrupt(which=f"{path.name} is not in {source}", fix="Use a newer backup")
     made = path.with_name(f"{path.name}.repairing")
+    damaged = path
+    if made.exists() and not path.exists():
+        # An earlier repair died while the damaged file went aside: what only that file holds lies there by now.
+        damaged = _aside(path)
+        _move(path)
     copy_durably(saved, made)
     try:
-        put_back, kept = _merge(made, path, read_acked(folder).end)
+        put_back, kept = _merge(made, damaged, folder)
         return Repaired(segment=path.name, put_back=put_back, kept=kept, aside=_replace(made, path))
     finally:
         remove_database(made)
 
 
-def _merge(made: Path, damaged: Path, acked: int) -> tuple[int, int]:
+def _merge(made: Path, damaged: Path, folder: Path) -> tuple[int, int]:
     """Make the backup's copy equal to what the damaged file was; return how many records came from where."""
     with closing(Segment(made)) as copy:
         end = copy.last_offset()
@@ -109,14 +116,14 @@ def _merge(made: Path, damaged: Path, acked: int) -> tuple[int, int]:
             found[row[0]] = row
         _require_same_history(copy, found, damaged)
         newer = [found[offset] for offset in sorted(found) if offset > last]
-        is_current = not any(first_of(p) > copy.first for p in segment_paths(damaged.parent))
-        needed = max(acked, max(found, default=last)) if is_current else max(found, default=last)
+        behind = [first_of(path) for path in segment_paths(folder) if first_of(path) > copy.first]
+        needed = behind[0] - 1 if behind else max(read_acked(folder).end, max(found, default=last))
         if [row[0] for row in newer] != list(range(last + 1, needed + 1)):
             have = {row[0] for row in newer}
             lost = [offset for offset in range(last + 1, needed + 1) if offset not in have]
             raise Corrupt(
                 which=f"{damaged.name}: record {lost[0]} and {len(lost) - 1} more are newer than the backup",
-                fix="Use a newer backup; without one, `rivermill journal repair --accept-loss` gives them up",
+                fix="Use a newer backup; the file is as it was" + ("" if behind else _OR_ACCEPT),
             )
         if newer:
             _go_on(copy, newer, damaged)
@@ -193,30 +200,31 @@ def _go_on(copy: Segment, newer: list[StoredRow], damaged: Path) -> None:
 
 
 def _replace(made: Path, path: Path) -> str:
-    """Put the made file in place; the damaged one goes aside, its log included, so that no log of it is replayed."""
-    aside = path.parent / "damaged"
-    aside.mkdir(exist_ok=True)
-    for suffix in ("-wal", "-shm", ""):
-        file = path.with_name(path.name + suffix)
-        if file.exists():
-            file.rename(aside / file.name)
+    """Put the made file in place of the damaged one."""
+    aside = put_aside(path)
     made.rename(path)
     sync_folder(path.parent)
-    return f"{aside.name}/{path.name}"
+    return aside
 
 
-def accept_loss(folder: Path) -> str:
-    """Go on without records that were acknowledged and are gone from the end.
+def put_aside(path: Path) -> str:
+    """Move a damaged segment away, its log included, so that no log of it is replayed; return where it lies now."""
+    if path.exists():
+        # What an earlier repair put there has another log.
+        remove_database(_aside(path))
+        _move(path)
+    return f"{_aside(path).parent.name}/{path.name}"
 
-    The journal gets a new life, so that folds that have seen them are rebuilt. Nobody may own it meanwhile.
 
-    Returns:
-        The new incarnation.
-    """
-    lock = OwnerLock(folder)
-    try:
-        life = begin_new_life(folder)
-        forget_acked(folder)
-        return life
-    finally:
-        lock.release()
+def _aside(path: Path) -> Path:
+    return path.parent / "damaged" / path.name
+
+
+def _move(path: Path) -> None:
+    """The file itself first: while it stands in its place its log does too."""
+    _aside(path).parent.mkdir(exist_ok=True)
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if file.exists():
+            file.rename(_aside(file))
+    sync_folder(path.parent)

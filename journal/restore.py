@@ -20,10 +20,12 @@ from journal.archive import Archive, save_archive
 from journal.backup import CONTROL, KEYS, BackupManifest, holds, load_backup, require_empty
 from journal.blobs import copy_durably, sync_folder
 from journal.chain import Chain
-from journal.control import ControlLog, append_next, echo_of, missing_echoes
+from journal.control import ControlLog, Entry, append_next, echo_of, missing_echoes
+from journal.erasure import SignsAndVerifies
 from journal.errors import Refused
-from journal.ledger import Signs
+from journal.ledger import Verifies
 from journal.log import START
+from journal.reading import ByKind
 from journal.segment import Segment
 from journal.sqlite_log import SqliteJournal
 
@@ -50,12 +52,12 @@ class Deciding(msgspec.Struct, frozen=True, kw_only=True):
     """Who puts a backup back.
 
     Attributes:
-        signer: Signs the decision.
+        signer: Signs the decision, and checks those that are echoed before it.
         principal: Who decides.
         why: The reason; may be empty.
     """
 
-    signer: Signs
+    signer: SignsAndVerifies
     principal: str
     why: str = ""
 
@@ -81,6 +83,7 @@ def restore(
         Refused: Something is in the way.
         UnknownName: There is no whole backup.
         Corrupt: The backup is damaged, or its journal echoes decisions that its control log does not hold.
+        Untrusted: A decision that would be echoed is not ours.
     """
     manifest = load_backup(source)
     require_empty(folder, "restore into an empty home")
@@ -93,8 +96,9 @@ def restore(
     life = _stage(source, staged, manifest)
     for saved, place in others:
         if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             copy_durably(source / saved.name, place)
+            place.chmod(0o600)
     restored = Restored(incarnation=life, was=manifest.incarnation, end=manifest.end, files=len(manifest.files))
     if control is not None and deciding is not None and manifest.end > START:
         _decide(staged, control, manifest, restored, deciding)
@@ -113,9 +117,9 @@ def _stage(source: Path, staged: Path, manifest: BackupManifest) -> str:
     return begin_new_life(staged)
 
 
-def begin_new_life(folder: Path) -> str:
-    """Give the journal in a folder that nobody owns a new incarnation, and return it."""
-    life = os.urandom(8).hex()
+def begin_new_life(folder: Path, life: str = "") -> str:
+    """Give the journal in a folder that nobody owns a new incarnation, drawn here unless given, and return it."""
+    life = life or os.urandom(8).hex()
     with closing(Chain(folder, Segment)) as chain:
         newest = chain.local[-1]
         with newest.db:
@@ -140,21 +144,40 @@ def _goes_on(source: Path, place: Path, manifest: BackupManifest) -> bool:
 
 def _decide(staged: Path, control: Path, manifest: BackupManifest, restored: Restored, deciding: Deciding) -> None:
     log = ControlLog(_url(control))
-    with closing(SqliteJournal(staged, manifest.pipeline)) as journal:
-        missing_echoes(log, manifest.pipeline, journal)
-        append_next(
-            log,
-            manifest.pipeline,
-            lambda: manifest.clock,
-            action=ACTION,
-            subject=restored.incarnation,
-            why=deciding.why,
-            details=msgspec.to_builtins(restored),
-            principal=deciding.principal,
-            key=f"{ACTION}-{restored.incarnation}",
-            signer=deciding.signer,
-        )
-        journal.append([echo_of(entry) for entry in missing_echoes(log, manifest.pipeline, journal)])
+    echo_missing(staged, manifest.pipeline, log, deciding.signer)
+    append_next(
+        log,
+        manifest.pipeline,
+        lambda: manifest.clock,
+        action=ACTION,
+        subject=restored.incarnation,
+        why=deciding.why,
+        details=msgspec.to_builtins(restored),
+        principal=deciding.principal,
+        key=f"{ACTION}-{restored.incarnation}",
+        signer=deciding.signer,
+    )
+    echo_missing(staged, manifest.pipeline, log, deciding.signer)
+
+
+def echo_missing(folder: Path, pipeline: str, log: ControlLog, verifier: Verifies) -> None:
+    """Append the echoes that a journal lacks, in order. Nobody may own it meanwhile.
+
+    Raises:
+        OwnedElsewhere: Somebody does.
+        Corrupt, Untrusted: The journal echoes decisions that the control log does not hold, or one of those that it
+            lacks is not ours. Nothing was appended.
+    """
+    with closing(SqliteJournal(folder, pipeline)) as journal:
+        journal.append([echo_of(entry) for entry in checked_missing(log, pipeline, journal, verifier)])
+
+
+def checked_missing(log: ControlLog, pipeline: str, journal: ByKind, verifier: Verifies) -> list[Entry]:
+    """The decisions that a journal has not echoed, each held to its hash and signature; raises as `echo_missing`."""
+    missing = missing_echoes(log, pipeline, journal)
+    for entry in missing:
+        log.decided.check_one(entry, verifier)
+    return missing
 
 
 def _url(path: Path) -> str:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from journal.archive import Archive, Archived, blobs_of, keep, load_archive, save_archive
+from journal.archive import Archive, blobs_of, changing, keep, load_archive, remove_database, save_archive
 from journal.blobs import Blobs
 from journal.clock import format_time
 from journal.errors import LostRace
-from journal.segment import Segment, first_of, segment_paths
+from journal.held import list_held
+from journal.segment import Segment, first_of, segment_path, segment_paths
+from journal.settlement import State
+from journal.sqlite_reader import SqliteReader
 
 
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,11 +45,13 @@ class RetentionPlan(msgspec.Struct, frozen=True, kw_only=True):
         begins: The first offset that can be read now.
         then: The first offset that can be read afterwards.
         segments: Every sealed segment, oldest first, with what becomes of it.
+        waiting: How many quarantined events leave that nobody has decided about.
     """
 
     begins: int
     then: int
     segments: tuple[Leaving, ...]
+    waiting: int = 0
 
     def explain(self) -> list[str]:
         """A line per segment, then what follows."""
@@ -61,7 +66,14 @@ class RetentionPlan(msgspec.Struct, frozen=True, kw_only=True):
             *lines,
             f"Records {self.begins} to {self.then - 1} are no longer provable afterwards; "
             "definitions, versions and decisions are kept.",
+            *self._warning(),
         ]
+
+    def _warning(self) -> list[str]:
+        if not self.waiting:
+            return []
+        which = f"{self.waiting} quarantined event(s) still wait and would be gone"
+        return [f"{which}: `rivermill journal quarantine list --state waiting` shows them."]
 
 
 def longest(retentions: Iterable[int | None]) -> int | None:
@@ -91,7 +103,13 @@ def plan_retention(
         stopped = stopped or _why_it_stays(segment, slowest, moment)
         leaving.append(msgspec.structs.replace(segment, stays=stopped))
         then = then if stopped else segment.last + 1
-    return RetentionPlan(begins=archive.begins, then=then, segments=tuple(leaving))
+    waiting = _waiting(folder, then) if then > archive.begins else 0
+    return RetentionPlan(begins=archive.begins, then=then, segments=tuple(leaving), waiting=waiting)
+
+
+def _waiting(folder: Path, then: int) -> int:
+    with closing(SqliteReader(folder)) as reader:
+        return sum(held.state is State.WAITING and held.offset < then for held in list_held(reader))
 
 
 def _why_it_stays(segment: Leaving, slowest: tuple[str, int], moment: int | None) -> str:
@@ -128,9 +146,15 @@ def apply_retention(folder: Path, plan: RetentionPlan, blobs: Blobs | None = Non
     """Let go of what the plan says.
 
     Raises:
-        LostRace: Somebody else applied another plan since this one was made.
+        LostRace: Somebody else applied another plan since this one was made, or is changing the archive now.
         Corrupt: A record that must be kept is damaged.
     """
+    with changing(folder):
+        _let_go(folder, plan)
+        _remove_blobs(folder, blobs)
+
+
+def _let_go(folder: Path, plan: RetentionPlan) -> None:
     archive = load_archive(folder)
     if archive.begins != plan.begins:
         raise LostRace(which=f"the journal begins at {archive.begins} by now, not at {plan.begins}", fix="Plan again")
@@ -139,14 +163,17 @@ def apply_retention(folder: Path, plan: RetentionPlan, blobs: Blobs | None = Non
         if first_of(path) in leaving:
             with closing(Segment(path, readonly=True)) as segment:
                 keep(folder, segment)
-    gone = [segment for segment in archive.segments if segment.first in leaving]
+    gone = tuple(segment for segment in archive.segments if segment.first in leaving)
     stay = tuple(segment for segment in archive.segments if segment.first not in leaving)
-    save_archive(folder, msgspec.structs.replace(archive, begins=plan.then, segments=stay))
-    _remove(folder, archive, gone, blobs)
+    going = (*archive.going, *gone)
+    save_archive(folder, msgspec.structs.replace(archive, begins=plan.then, segments=stay, going=going))
 
 
-def _remove(folder: Path, archive: Archive, gone: Iterable[Archived], blobs: Blobs | None) -> None:
-    for archived in gone:
+def _remove_blobs(folder: Path, blobs: Blobs | None) -> None:
+    """Remove the blobs of what was let go of, now or by a call that died here."""
+    archive = load_archive(folder)
+    for archived in archive.going:
         (blobs or blobs_of(folder, archive)).remove(archived.blob)
-        for copy in (folder / "fetched").glob(f"segment-{archived.first:012d}.sqlite"):
-            copy.unlink()
+        remove_database(segment_path(folder / "fetched", archived.first))
+    if archive.going:
+        save_archive(folder, msgspec.structs.replace(archive, going=()))

@@ -84,4 +84,7 @@ def _says_the_same(record: Record, subject: Subject, keys: KeyTable) -> bool:
 
 
 def _kept(record: Record) -> bytes:
-    return b64decode(decode(record.body, Quarantined).event)
+    try:
+        return b64decode(decode(record.body, Quarantined).event, validate=True)
+    except (ValueError, msgspec.DecodeError) as error:
+        raise Corrupt(which=f"quarantined event {record.id}", fix="Restore the journal from a backup") from error

@@ -17,8 +17,8 @@ INTAKE, FEATURES, JOIN, DATASET = "intake", "features", "join", "dataset"
 
 MISSING_FEATURE, NO_LABEL, LATE_LABEL = "missing_feature", "no_label", "late_label"
 
-_FORMAT = 1
-"""Rises when the fold's state changes shape."""
+_FORMAT = 2
+"""Rises when the fold's state changes shape, or what is counted does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from rivermill.genesis import CONTRACT_TYPES
 from rivermill.inspection import reading
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home
+from rivermill.view_files import live_files
 from rivermill.wiring import control_of
 
 Facts = dict[str, Any]
@@ -173,7 +174,7 @@ class Datasets:
         return {**facts, **times, "window": window, **keeping, "claimed": format_time(keeping["claimed"])}
 
     def _known(self, journal: SqliteReader) -> Known:
-        folds = sorted(self.home.fold("x").parent.glob("features*.sqlite"))
+        folds = live_files(self.home, control_of(self.home))
         return Known(history=self.home.history(journal.incarnation), folds=folds)
 
     def _service(self, pipeline: Pipeline, journal: SqliteReader, range_: Range, name: str | None) -> Service:

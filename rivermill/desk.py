@@ -26,6 +26,7 @@ from rivermill.pipeline import Pipeline
 from rivermill.registry_wiring import jobs_of, live_lines
 from rivermill.settings import Home
 from rivermill.wall import wall_now
+from rivermill.wiring import read_one
 from training.jobs import Job, JobTable
 
 Facts = dict[str, Any]
@@ -81,6 +82,7 @@ class Desk:
         with self._lines(pipeline) as (_, journal):
             record, body = recorded_answer(journal, source, id)
             definition = decode(journal.of_kind(Kind.DEFINITION, START, 1)[0].body, Definition)
+            judged_at = body.judged_at(read_one(journal)(body.question))
         stamps = [stamp and [format_time(moment) for moment in stamp] for stamp in body.stamps]
         return {
             "id": id,
@@ -90,6 +92,7 @@ class Desk:
             "probability": body.score,
             **{name: getattr(body, name) for name in ("question", "key", "line", "model", "snapshot", "control")},
             "degraded": body.degraded,
+            "judged_at": format_time(judged_at),
             "build": body.build,
             "features": dict(zip(definition.columns, body.values, strict=True)),
             "stamps": dict(zip(definition.views, stamps, strict=True)),

@@ -5,17 +5,20 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import apsw
 
-from journal.body import Snapshot, decode
 from journal.checkpoint import FoldFile
 from journal.errors import RivermillError
-from journal.log import START
-from journal.record import Kind
+from journal.reading import each_of
 from journal.sqlite_reader import SqliteReader
 from rivermill.settings import HOME_VARIABLE, Home, pipelines_in
+
+if TYPE_CHECKING:
+    from rivermill.pipeline import Pipeline
 
 # SQLite 3.7.0 to 3.51.2 can corrupt a database when a checkpoint races a write on another connection.
 SOUND_SQLITE = (3, 51, 3)
@@ -41,11 +44,12 @@ def examine(root: Path, folder_of: Callable[[str], Path], names: tuple[str, ...]
 
 
 def _examine_pipeline(home: Home, folder: Path) -> Iterator[Finding]:
-    yield _check(f"{home.pipeline}: its files", lambda: _files(folder))
+    load = cache(lambda: _load(folder))
+    yield _check(f"{home.pipeline}: its files", lambda: _files(load()))
     if home.exists:
         yield _check(f"{home.pipeline}: journal", lambda: _journal(home))
         yield _check(f"{home.pipeline}: checkpoints", lambda: _checkpoints(home))
-        yield _check(f"{home.pipeline}: served model", lambda: _model(home))
+        yield _check(f"{home.pipeline}: served model", lambda: _model(home, load()))
 
 
 def _check(name: str, look: Callable[[], str]) -> Finding:
@@ -85,10 +89,13 @@ def _home(root: Path) -> Finding:
     )
 
 
-def _files(folder: Path) -> str:
+def _load(folder: Path) -> "Pipeline":
     from rivermill.pipeline import load_pipeline  # noqa: PLC0415 - pays for Feast
 
-    pipeline = load_pipeline(folder)
+    return load_pipeline(folder)
+
+
+def _files(pipeline: "Pipeline") -> str:
     return f"{len(pipeline.contracts)} contracts, {len(pipeline.views)} views, line {pipeline.bootstrap!r}"
 
 
@@ -115,18 +122,19 @@ def _checkpoints(home: Home) -> str:
     return f"{', '.join(names) or 'none'}: every checksum holds"
 
 
-def _model(home: Home) -> str:
-    from journal.blobs import DirectoryBlobs  # noqa: PLC0415 - not needed by the other checks
-    from registry.signing import Verifier, public_path  # noqa: PLC0415
-    from rivermill.wiring import flavor_named  # noqa: PLC0415
-    from serving.predictor import Predictor  # noqa: PLC0415
+def _model(home: Home, pipeline: "Pipeline") -> str:
+    from rivermill.wiring import champion_of, read_one  # noqa: PLC0415 - not needed by the other checks
+    from serving.champion import FOLLOWED  # noqa: PLC0415
 
     journal = SqliteReader(home.journal)
-    records = [r for r in journal.of_kind(Kind.SNAPSHOT, START, 1_000_000) if r.data["published"]]
-    journal.close()
-    if not records:
-        return "the prior: no snapshot yet"
-    snapshot = decode(records[-1].body, Snapshot)
-    verifier = Verifier.open(public_path(home.keys / "signing.key"))
-    Predictor(flavor_named, DirectoryBlobs(home.blobs), verifier, prior=0.5).follow(snapshot)
-    return f"{snapshot.line} after {snapshot.examples} examples: signature and digest hold"
+    try:
+        champion = champion_of(pipeline, home, read_one(journal))
+        records = [record for kind in FOLLOWED for record in each_of(journal, kind)]
+        for record in sorted(records, key=lambda record: record.offset):
+            champion.observe(record)
+    finally:
+        journal.close()
+    line = champion.served.line
+    if not champion.is_ready:
+        return f"the prior of {line!r}: no snapshot yet" if line else "nobody: no decision yet"
+    return f"line {line}, model {champion.digest[:12]}: its digest, its signature and every decision's hold"

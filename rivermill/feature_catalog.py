@@ -22,12 +22,12 @@ from registry.succession import succession_of
 from rivermill.datasets import services_of
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home
+from rivermill.view_files import live_files
 from rivermill.wiring import control_of
 
 Facts = dict[str, Any]
 
-GONE = frozenset({"retired", "rejected"})
-"""Lines in these states rely on nothing any more; `features show` still names them."""
+_GONE = frozenset({"retired", "rejected"})
 _RECENT = 1_000
 
 
@@ -90,7 +90,7 @@ class Catalog:
         return catalog_of(self.pipeline.feast_objects, self.pipeline.views, services_of(self.pipeline).values())
 
     def _with_state(self, journal: SqliteReader) -> list[Entry]:
-        files, history = feature_files(self.home), self.home.history(journal.incarnation)
+        files, history = live_files(self.home, control_of(self.home)), self.home.history(journal.incarnation)
         found = {view.name: held_of(view, files, history, journal.clock) for view in self.pipeline.views}
         held = {name: each for name, each in found.items() if each is not None}
         return with_users(with_held(self._declared(), held), users_of(self.pipeline, journal, control_of(self.home)))
@@ -107,9 +107,9 @@ class Catalog:
             journal.close()
 
 
-def feature_files(home: Home) -> Sequence[Path]:
-    """The files of the folds that may compute views, a published successor's among them."""
-    return sorted(home.fold("x").parent.glob("features*.sqlite"))
+def relies(user: User) -> bool:
+    """Whether a line still needs the views it was made on: a declared one goes on learning, whatever answers."""
+    return user.kind == "online" or user.state not in _GONE
 
 
 def users_of(pipeline: Pipeline, journal: SqliteReader, control: ControlLog) -> Mapping[str, Sequence[User]]:
@@ -159,7 +159,7 @@ def _row(entry: Entry) -> Facts:
         **_summary(entry),
         "entities": None if entry.held is None else entry.held.entities,
         "newest": None if entry.held is None else _moment(entry.held.newest_known),
-        "used_by": [user.line for user in entry.users if user.state not in GONE],
+        "used_by": [user.line for user in entry.users if relies(user)],
     }
 
 

@@ -9,9 +9,11 @@ from features.rows import KeyValue, Row, encode_key
 from features.views import ViewPlan
 from journal.clock import format_time, micros_of
 from journal.errors import CallerError, UnknownName
-from rivermill.feature_catalog import Catalog, feature_files
+from rivermill.feature_catalog import Catalog
 from rivermill.inspection import reading
 from rivermill.settings import Home
+from rivermill.view_files import live_files
+from rivermill.wiring import control_of
 
 Facts = dict[str, Any]
 
@@ -67,7 +69,7 @@ def earlier_rows(folder: Path, home: Home, name: str, keys: tuple[str, ...], lim
     key = parse_key(view, keys)
     with reading(home) as journal:
         history = home.history(journal.incarnation)
-    rows = rows_of(view, feature_files(home), history, key, limit).to_pylist()
+    rows = rows_of(view, live_files(home, control_of(home)), history, key, limit).to_pylist()
     if not rows:
         raise UnknownName(
             which=f"view {name!r} has no row for {', '.join(keys)}", fix="Nothing was known about it so far"

@@ -153,20 +153,23 @@ def restore(place: Place, pipeline: str, source: Path, why: str, as_json: bool) 
 @pipeline_argument
 @click.argument("source", type=click.Path(path_type=Path), required=False)
 @click.option("--accept-loss", is_flag=True, help="Instead: go on without acknowledged records that are gone.")
+@click.option("--why", default="", help="The reason; needed with --accept-loss, which is a signed decision.")
 @json_option
 @click.pass_obj
-def repair(place: Place, pipeline: str, source: Path | None, accept_loss: bool, as_json: bool) -> None:
+def repair(place: Place, pipeline: str, source: Path | None, accept_loss: bool, why: str, as_json: bool) -> None:
     """Put damaged segments of PIPELINE's journal back from the backup in SOURCE; stop the service first."""
     from journal import repair as mending
 
-    folder = place.existing(pipeline).journal
-    if (source is None) != accept_loss:
-        message = "Name either a backup or --accept-loss."
+    home = place.existing(pipeline)
+    if (source is None) != accept_loss or accept_loss != bool(why):
+        message = "Name either a backup, or --accept-loss with --why."
         raise click.UsageError(message)
     if source is None:
-        out.show_mapping({"incarnation": mending.accept_loss(folder)}, as_json)
+        from rivermill.restoring import give_up
+
+        out.show_mapping(give_up(home, why=why, principal=principal()), as_json)
         return
-    out.show_table([msgspec.to_builtins(done) for done in mending.repair(folder, source)], as_json)
+    out.show_table([msgspec.to_builtins(done) for done in mending.repair(home.journal, source)], as_json)
 
 
 @journal.command("retain")

@@ -143,7 +143,7 @@ class Lockstep:
         mark = self.journal.mark(sink)
         line = mark.offset + 1 if mark else 0
         remaining = islice(events, line, None)
-        with _rare_collections():
+        with rare_collections():
             self._act(agenda)
             more = True
             while more:
@@ -188,7 +188,8 @@ class Lockstep:
 
 
 @contextmanager
-def _rare_collections() -> Iterator[None]:
+def rare_collections() -> Iterator[None]:
+    """Look for garbage seldom while many records go through folds."""
     usual = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(*_OBJECTS_PER_COLLECTION)

@@ -20,7 +20,7 @@ from rivermill.drift_settings import read_drift
 from rivermill.settings import PIPELINES_VARIABLE
 from rivermill.source_file import Section, load_module
 from rivermill.stage_rules_file import read_stage_rules
-from training.join import LabelRule
+from training.label_rule import LabelRule
 from training.learner import LearnerSettings
 from training.recipe import Recipe, RetrainSettings
 

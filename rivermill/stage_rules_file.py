@@ -12,7 +12,7 @@ What a contract says about its own stream stands in the contract.
 
 from journal.stage_rule import StageRule, late_labels, missing_features, no_labels
 from rivermill.source_file import Section
-from training.join import LabelRule
+from training.label_rule import LabelRule
 
 METRICS = ("missing_feature", "no_label", "late_label")
 

@@ -20,7 +20,7 @@ from journal.errors import Refused, UnknownName
 from journal.owner_client import OwnerClient
 from journal.sqlite_reader import SqliteReader
 from rivermill.datasets import services_of
-from rivermill.feature_catalog import GONE, users_of
+from rivermill.feature_catalog import relies, users_of
 from rivermill.inspection import reading
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home
@@ -40,7 +40,7 @@ def changes_of(pipeline: Pipeline, home: Home) -> tuple[Change, ...]:
     with reading(home) as journal:
         users = users_of(pipeline, journal, control_of(home))
         sets = _sets(pipeline, home, journal)
-    named = {label: [f"{u.line} ({u.model})" for u in of if u.state not in GONE] for label, of in users.items()}
+    named = {label: [f"{u.line} ({u.model})" for u in of if relies(u)] for label, of in users.items()}
     return plan_views(pipeline.views, sets, services_of(pipeline).values(), named)
 
 

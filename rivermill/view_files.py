@@ -35,6 +35,19 @@ def online_file(home: Home, sets: ViewSets, view: str) -> Path:
     return home.fold(next((each.fold for each in sets.live if view in each.views), FIRST))
 
 
+def later_files(home: Home, control: ControlLog) -> dict[str, Path]:
+    """The files of the views that were published after the first set, by view."""
+    decided = ((entry.action, entry.details) for entry in control.entries(home.pipeline))
+    live = (each for each in view_sets(decided, {}).later if each.published)
+    return {view: home.fold(each.fold) for each in live for view in each.views}
+
+
+def live_files(home: Home, control: ControlLog) -> list[Path]:
+    """The files of the folds whose views are published, the first set's first; a set that is being filled has none."""
+    paths = (home.fold(FIRST), *sorted(set(later_files(home, control).values())))
+    return [path for path in paths if path.exists()]
+
+
 def _sets(
     home: Home, decided: Iterable[tuple[str, Mapping[str, Any]]], incarnation: str, declared: Sequence[ViewPlan]
 ) -> ViewSets:

@@ -19,7 +19,7 @@ from journal.archive import remove_database
 from journal.blobs import DirectoryBlobs, write_durably
 from journal.body import Definition
 from journal.checkpoint import FoldFile
-from journal.control import ControlLog, echo_of, missing_echoes
+from journal.control import ControlLog, echo_of
 from journal.erasure import finish_erasures
 from journal.errors import Refused
 from journal.fold import Fold
@@ -29,6 +29,7 @@ from journal.privacy import KeyTable
 from journal.quality import QualityFold
 from journal.reading import Pages
 from journal.record import Cause, Kind, Record
+from journal.restore import checked_missing
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
 from journal.stamp import is_behind
@@ -41,7 +42,7 @@ from rivermill.lockstep import Lockstep
 from rivermill.online_rows import copy_of
 from rivermill.pipeline import Pipeline
 from rivermill.settings import Home
-from rivermill.view_files import echoed_sets
+from rivermill.view_files import echoed_sets, later_files
 from serving.answer import AnswerFold
 from serving.answering import Answering
 from serving.champion import Champion
@@ -148,6 +149,7 @@ def open_run(pipeline: Pipeline, home: Home) -> Run:
     Raises:
         OwnedElsewhere, NotWritable, Corrupt, Misconfigured: As the parts say.
         Refused: The pipeline's rules changed under a live line.
+        Untrusted: A decision that the journal lacks is not ours: nothing after it is echoed either.
     """
     home.prepare()
     journal = SqliteJournal(home.journal, pipeline.name, dedup_window=pipeline.dedup_window)
@@ -165,7 +167,7 @@ def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
     finish_erasures(control, pipeline.name, keys, verifier_of(home))
     intake = Intake(journal, pipeline.contracts, keys, starts=pipeline.starts)
     folds, lockstep = _caught_up(pipeline, home, journal, intake)
-    missing = list(missing_echoes(control, pipeline.name, journal))
+    missing = checked_missing(control, pipeline.name, journal, verifier_of(home))
     for entry in missing:
         lockstep.land(echo_of(entry))
     if any(entry.action == PUBLISH_VIEWS for entry in missing):
@@ -355,8 +357,15 @@ def _register(pipeline: Pipeline, home: Home, incarnation: str) -> None:
 
 
 def feast_store(home: Home, incarnation: str, now: int | None = None) -> "FeatureStore":
-    """Feast's own view of a pipeline; ``now`` (microseconds) judges staleness, None is the wall clock."""
-    return open_store(home.folder, home.pipeline, home.fold("features"), home.history(incarnation), now)
+    """Feast's own view of a pipeline, with the views that are published at this moment.
+
+    Args:
+        home: The pipeline's.
+        incarnation: The journal's life.
+        now: Judges staleness, in microseconds; None is the wall clock.
+    """
+    online, later = home.fold(FIRST), later_files(home, control_of(home))
+    return open_store(home.folder, home.pipeline, online, home.history(incarnation), now, elsewhere=later)
 
 
 def flavor_named(name: str) -> Flavor:

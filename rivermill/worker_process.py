@@ -26,6 +26,7 @@ from journal.record import Cause, Draft, Kind, Record
 from journal.runner import Runner
 from journal.sqlite_reader import SqliteReader
 from rivermill.build import build_fingerprint
+from rivermill.lockstep import rare_collections
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home
 from rivermill.supervisor import say_on_stderr
@@ -80,10 +81,11 @@ class Worker:
 
     def run(self) -> None:
         """Follow the journal until `stop`."""
-        while not self._stopping.is_set():
-            if not self.step():
-                self._folds.table.tend()
-                self._stopping.wait(_LOOK_EVERY)
+        with rare_collections():
+            while not self._stopping.is_set():
+                if not self.step():
+                    self._folds.table.tend()
+                    self._stopping.wait(_LOOK_EVERY)
         self._folds.flush_history()
 
     def stop(self) -> None:

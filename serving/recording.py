@@ -1,8 +1,11 @@
 """What becomes of answers over HTTP: each is handed to the journal's owner, waited for until a deadline, and counted.
 
 - Answered = recorded + repeated + unrecorded + pending, at any moment.
-- An owner that is slow may record an answer after all; until it says so, the answer is pending. One that is unrecorded
+- An enqueued answer is pending: with the owner slow, away or full it is handed over again until the owner says what
+  became of it, which its id makes harmless.
+- One that was waited for is handed over once, since its receipt says what became of it. An answer that is unrecorded
   will never join an outcome.
+- What is pending is bounded; beyond the bound an answer is unrecorded at once.
 - Whoever stops drains first: what is enqueued is recorded for a little while, and what is left counts as unrecorded.
 """
 
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from journal.body import Prediction, decode
-from journal.errors import CallerError, UpstreamError
+from journal.errors import Busy, CallerError, DurabilityLost, OwnerDown, UpstreamError
 from journal.wire import Asked, AskedBefore
 from serving.upstream import Recorder
 
@@ -28,6 +31,11 @@ DRAIN = 5.0
 
 MOST_QUEUED = 2_000
 _RECORDED_AT_ONCE = 16
+_PAUSE = 0.1
+"""Seconds between two tries of one answer."""
+
+_PASSING = (OwnerDown, Busy, DurabilityLost)
+"""What ends by itself or by a hand at the disk: the same answer can be recorded then."""
 
 
 @dataclass(slots=True)
@@ -136,7 +144,8 @@ class Recording:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
                 await self._queue.join()
-                await asyncio.gather(*self._late)
+                # One that no longer is waited for ends as cancelled, and must not end this.
+                await asyncio.gather(*self._late, return_exceptions=True)
         while not self._queue.empty():
             self._queue.get_nowait()
             self._queue.task_done()
@@ -147,9 +156,16 @@ class Recording:
         while True:
             answer = await self._queue.get()
             try:
-                await self._settle(self._hand_over(answer))
+                await self._settle(self._insist(answer))
             finally:
                 self._queue.task_done()
+
+    async def _insist(self, answer: Unsent) -> Asked | AskedBefore:
+        while True:
+            try:
+                return await self._hand_over(answer)
+            except _PASSING:
+                await asyncio.sleep(_PAUSE)
 
     def _hand_over(self, answer: Unsent) -> Coroutine[Any, Any, Asked | AskedBefore]:
         return self._recorder.ask(answer.event, answer.prediction, answer.principal, PATIENCE)

@@ -25,7 +25,17 @@ class Unanswered:
         self._touched.add(offset)
 
     def answer(self, offset: int) -> None:
-        """It is answered, or never will be."""
+        """It is answered. So are those before it, or they never will be: answers come in the questions' order."""
+        oldest = self._oldest
+        if offset not in self._open:
+            return
+        while oldest and oldest[0] <= offset:
+            before = oldest.popleft()
+            self._open.discard(before)
+            self._touched.add(before)
+
+    def give_up(self, offset: int) -> None:
+        """It never will be answered."""
         if offset in self._open:
             self._open.remove(offset)
             self._touched.add(offset)

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from journal.checkpoint import FoldFile
+from journal.control import ControlLog
+from journal.reading import decisions_in
 from journal.segment import segment_paths
 from journal.sqlite_log import SqliteJournal
+from journal.sqlite_reader import SqliteReader
+from registry.signing import Signer
 from rivermill.cli import main
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder
@@ -342,6 +346,31 @@ def test_a_tampered_snapshot_is_not_served(
     code, out, _ = command("doctor", "--json")
     assert code == 1
     assert [f["check"] for f in json.loads(out) if not f["ok"]] == ["phishing: served model"]
+
+
+def test_a_decision_that_somebody_else_wrote_is_not_echoed(
+    tmp_path: Path, command: Command, played: Callable[..., dict[str, Any]]
+) -> None:
+    played()
+    home = Home(tmp_path / "home", "phishing")
+    ControlLog(home.control).append(
+        "phishing",
+        expected=1,
+        action="roll_back",
+        subject="online",
+        why="because I can",
+        details={},
+        at=0,
+        principal="nobody",
+        key="forged",
+        signer=Signer.open(tmp_path / "another.key"),
+    )
+    code, _, err = command("play", str(PHISHING), str(tmp_path / "events.jsonl"))
+    assert (code, "signature" in err) == (11, True)
+    journal = SqliteReader(home.journal)
+    decided = [decision.sequence for _, decision in decisions_in(journal)]
+    journal.close()
+    assert decided == [1]
 
 
 def test_changed_views_are_refused_under_a_live_line(

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from features import dataset
+from features.catalog import User
 from features.history import History
 from features.outbox import Outbox
 from journal.body import Version, draft_of
@@ -20,6 +21,7 @@ from journal.clock import SECOND, format_time
 from journal.errors import CallerError, UnknownName
 from journal.intake import Accepted
 from journal.record import Kind
+from rivermill.feature_catalog import relies
 from rivermill.feature_commands import features
 from rivermill.feature_rows import WrongKey
 from rivermill.pipeline import load_pipeline
@@ -81,6 +83,14 @@ def test_list_says_what_there_is_and_who_uses_it(place: Place) -> None:
     assert (row["keys"], row["streams"], row["features"]) == (["ip_in_url"], ["reports"], 3)
     assert (row["entities"], row["used_by"]) == (2, ["online", "logistic-1"])
     assert "reports_by_ip@1" in call(place, "list", "phishing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "still"),
+    [("online", "retired", True), ("batch", "retired", False), ("batch", "rejected", False), ("batch", "idle", True)],
+)
+def test_a_line_that_goes_on_learning_relies_on_its_views_whatever_answers(kind: str, state: str, still: bool) -> None:
+    assert relies(User(line="l", kind=kind, state=state, model="m")) is still
 
 
 def test_search_finds_or_says_that_nothing_is_there(place: Place) -> None:

@@ -200,6 +200,7 @@ def test_a_question_is_answered_recorded_joined_and_learned(service: Service) ->
     found = service.call("GET", "/v1/phishing/predictions/page-9001")[1]
     assert found["probability"] == answer["probability"]
     assert found["offset"] == answer["receipt"]["prediction"]
+    assert found["judged_at"] == answer["now"]
 
 
 def test_a_job_is_submitted_staged_judged_promoted_and_rolled_back(service: Service) -> None:

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -94,23 +93,12 @@ def drive(live: Live, events: Iterator[bytes]) -> list[Producer]:
     return producers
 
 
-@pytest.fixture
-def say(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Print, though pytest captures."""
-
-    def said(text: str) -> None:
-        with capfd.disabled():
-            sys.stdout.write(f"\n{text}\n")
-
-    return said
-
-
 def test_r01_owner_and_worker_killed_over_real_events(
     zygote: Zygote, tmp_path: Path, say: Callable[[str], None]
 ) -> None:
-    """It shows nothing of learning: events come so fast that labels stand before the predictions that they are about.
+    """Events come so fast that labels stand before the predictions that they are about, and are joined all the same.
 
-    That nothing was learned twice is therefore no finding of this test when it prints ``learned 0``.
+    How many examples were learned depends on where it was killed, so it is printed; each is learned once.
     """
     folder = configs_folder() / "flights"
     pipeline, home = load_pipeline(folder), Home(tmp_path / "home", "flights")

@@ -9,7 +9,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -88,17 +87,6 @@ def die_within(live: Live, call: str, number: int) -> bool:
     live.kills[call] += 1
     live.start("owner")
     return True
-
-
-@pytest.fixture
-def say(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Print, though pytest captures."""
-
-    def said(text: str) -> None:
-        with capfd.disabled():
-            sys.stdout.write(f"\n{text}\n")
-
-    return said
 
 
 def test_r01_the_owner_dies_inside_every_kind_of_call(

@@ -68,4 +68,7 @@ def test_either_a_backup_or_a_loss(home: Path) -> None:
     place = Place(home, configs_folder())
     assert CliRunner().invoke(journal, ["repair", "phishing"], obj=place).exit_code == 2
     assert CliRunner().invoke(journal, ["retain", "phishing", "--explain", "--apply"], obj=place).exit_code == 2
-    assert len(json.loads(run(home, "repair", "phishing", "--accept-loss", "--json"))["incarnation"]) == 16
+    for told in (["--accept-loss"], [str(home), "--why", "w"], [str(home), "--accept-loss", "--why", "w"]):
+        assert CliRunner().invoke(journal, ["repair", "phishing", *told], obj=place).exit_code == 2
+    with pytest.raises(Refused, match="no acknowledged record is gone from its end, which is 24"):
+        run(home, "repair", "phishing", "--accept-loss", "--why", "w")

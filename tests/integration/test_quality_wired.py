@@ -35,7 +35,8 @@ def play(pipeline: Pipeline, home: Home, count: int) -> list[str]:
 
 
 def test_rules_alert_and_leave_no_file_when_they_are_gone(tmp_path: Path) -> None:
-    plain, home = load_pipeline(configs_folder() / "phishing"), Home(tmp_path, "phishing")
+    plain = dataclasses.replace(load_pipeline(configs_folder() / "phishing"), quality=())
+    home = Home(tmp_path, "phishing")
     rule = missing_features(plain.views[0].name, name="nothing-may-miss", most=0.0, window=HOUR)
     ruled = dataclasses.replace(plain, quality=(rule,))
     assert set(play(ruled, home, EVENTS)) == {"nothing-may-miss"}

@@ -22,7 +22,8 @@ from journal.runner import Runner
 from registry.flavors import river
 from registry.guard import GuardPolicy
 from registry.signing import Signer
-from training.join import JoinFold, LabelRule
+from training.join import JoinFold
+from training.label_rule import LabelRule
 from training.learner import Learner, LearnerSettings
 
 START = 1_357_000_000_000_000

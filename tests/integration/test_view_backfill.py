@@ -13,10 +13,12 @@ from typing import Any, cast
 import apsw
 import pytest
 
+from features.feast_reader import source_of
 from features.history import History
-from features.online_table import OnlineTable
+from features.online_table import OnlineReader, OnlineTable
 from features.outbox import Outbox
 from features.processor import FeatureFold
+from features.rows import encode_key
 from features.views import ViewPlan
 from journal.checkpoint import FoldFile
 from journal.control import echo_of
@@ -29,6 +31,7 @@ from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
 from rivermill import view_backfill
+from rivermill.feature_catalog import Catalog
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home, configs_folder
 from rivermill.view_backfill import backfill, changes_of, stage
@@ -163,6 +166,56 @@ def test_a_view_that_is_filled_later_has_the_rows_of_one_that_was_there_from_the
     with closing(SqliteReader(home.journal)) as journal:
         store = feast_store(home, journal.incarnation, journal.clock)
     assert {view.name for view in store.list_feature_views()} == {FIRST_VIEW, LATER_VIEW}
+    read = [
+        online_values(store, "ip_in_url", value, f"{FIRST_VIEW}:reports_1d", f"{LATER_VIEW}:reports_12h")
+        for value in (-1, 0, 1)
+    ]
+    assert read == [newest_values(home, after, value) for value in (-1, 0, 1)]
+    assert any(None not in values for values in read)
+    wanted = [(view, encode_key([value])) for value in (-1, 0, 1) for view in (FIRST_VIEW, LATER_VIEW)]
+    rows = source_of(store).get_many(wanted)
+    assert [row.values[0] if row and row.values else None for row in rows] == [one for pair in read for one in pair]
+
+
+def test_feast_reads_no_row_of_a_view_that_is_filled_and_not_published(
+    home: Home, after: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = stage(after.folder, home, why="more", **BY)
+    with monkeypatch.context() as patched:
+        patched.setattr(view_backfill, "_decide", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backfill(after.folder, home, [], **BY)
+    assert home.fold(staged["fold"]).exists()
+    with closing(SqliteReader(home.journal)) as journal:
+        incarnation, clock = journal.incarnation, journal.clock
+    asked = ("ip_in_url", 1, f"{LATER_VIEW}:reports_12h")
+    assert online_values(feast_store(home, incarnation, clock), *asked) == [None]
+    assert held_entities(home, after) == {f"{FIRST_VIEW}@1": 2, f"{LATER_VIEW}@2": None}
+    backfill(after.folder, home, [], **BY)
+    assert online_values(feast_store(home, incarnation, clock), *asked) != [None]
+    assert held_entities(home, after) == {f"{FIRST_VIEW}@1": 2, f"{LATER_VIEW}@2": 2}
+
+
+def held_entities(home: Home, pipeline: Pipeline) -> dict[str, Any]:
+    """How many entities the catalog says each view holds."""
+    return {row["view"]: row["entities"] for row in Catalog(pipeline.folder, home).table()}
+
+
+def online_values(store: Any, key: str, value: int, *columns: str) -> list[Any]:
+    """What Feast's own SDK answers for one entity."""
+    answer = store.get_online_features(list(columns), [{key: value}]).to_dict()
+    return [answer[column.split(":")[1]][0] for column in columns]
+
+
+def newest_values(home: Home, pipeline: Pipeline, value: int) -> list[Any]:
+    """The first value of every view's newest row of an entity, from the folds' files; None where there is none."""
+    with closing(SqliteReader(home.journal)) as journal:
+        sets = echoed_sets(home, journal, journal.incarnation, pipeline.views)
+    found: list[Any] = []
+    for view in pipeline.views:
+        (row,) = OnlineReader(online_file(home, sets, view.name)).get_many([(view.name, encode_key([value]))])
+        found.append(row.values[0] if row and row.values else None)
+    return found
 
 
 def test_it_is_filled_while_events_come_and_is_live_at_the_next_start(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from journal.body import Example, Expired, Prediction, decode, encode
 from journal.checkpoint import FoldFile
 from journal.record import Kind, Record, canonical_json
-from training.join import JoinFold, Joins, LabelRule
+from training.join import JoinFold
+from training.label_rule import Joins, LabelRule
 
 WAIT = 10
 

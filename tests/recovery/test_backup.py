@@ -1,5 +1,6 @@
 """R24: a backup taken while another process writes, restored elsewhere, is a prefix that goes on."""
 
+import stat
 import subprocess
 import sys
 import textwrap
@@ -9,11 +10,12 @@ from pathlib import Path
 import apsw
 import pytest
 
-from journal.backup import MANIFEST, back_up, load_backup
+from journal.backup import KEYS, MANIFEST, back_up, load_backup
 from journal.checkpoint import FoldFile
 from journal.clock import SECOND
 from journal.errors import Corrupt, Refused, UnknownName
 from journal.log import START, Repeat
+from journal.privacy import KeyTable
 from journal.record import Cause, Draft, Kind, Record
 from journal.restore import restore
 from journal.runner import Runner
@@ -106,6 +108,17 @@ def test_the_control_log_goes_along_and_keys_only_when_asked(tmp_path: Path) -> 
     restore(tmp_path / "with", home / "journal", control=home / "control.sqlite", keys=home / "keys" / "k.sqlite")
     for path, name in ((home / "control.sqlite", "control"), (home / "keys" / "k.sqlite", "keys")):
         assert apsw.Connection(str(path)).execute("SELECT x FROM t").get == name
+
+
+def test_copies_of_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
+    write(tmp_path / "j", 5)
+    keys, again = tmp_path / "keys" / "k.sqlite", tmp_path / "home" / "keys" / "k.sqlite"
+    KeyTable(keys).close()
+    back_up(tmp_path / "j", tmp_path / "with", keys=keys)
+    assert stat.S_IMODE((tmp_path / "with" / KEYS).stat().st_mode) == 0o600
+    restore(tmp_path / "with", tmp_path / "home" / "journal", keys=again)
+    KeyTable(again).close()
+    assert stat.S_IMODE(again.stat().st_mode) == 0o600
 
 
 def test_a_damaged_or_unfinished_backup_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

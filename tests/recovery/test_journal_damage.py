@@ -7,16 +7,19 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from journal.archive import seal_to_blobs
 from journal.backup import back_up
+from journal.blobs import DirectoryBlobs
 from journal.clock import SECOND
 from journal.errors import Corrupt, Refused
 from journal.log import START, Repeat
 from journal.record import Cause, Draft, Kind, Record
-from journal.repair import accept_loss, repair
+from journal.repair import repair
 from journal.segment import segment_path
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
@@ -199,6 +202,46 @@ def test_a_record_newer_than_the_backup_is_not_given_up_silently(tmp_path: Path)
     assert path.read_bytes() == damaged
 
 
+def test_a_sealed_segments_tail_that_is_in_neither_is_named(tmp_path: Path) -> None:
+    """The damaged file is not the last: how far it reached is what the next one says, not what is left of it."""
+    folder = tmp_path / "j"
+    write(folder, 15, per_segment=10)
+    back_up(folder, tmp_path / "backup")
+    write(folder, 10, first=15, per_segment=10)
+    path = segment_path(folder, 10)
+    path.write_bytes(path.read_bytes()[:4_096])
+    damaged = path.read_bytes()
+    with pytest.raises(Corrupt, match="record 15 and 4 more are newer than the backup"):
+        repair(folder, tmp_path / "backup")
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("suffixes", [("",), ("", "-wal"), ("", "-wal", "-shm")])
+def test_a_repair_that_died_while_the_damaged_file_went_aside_goes_on(
+    killed: Path, tmp_path: Path, suffixes: tuple[str, ...]
+) -> None:
+    """What only the damaged file holds lies aside by then."""
+    early = tmp_path / "early"
+    with closing(SqliteReader(killed)) as reader:
+        written = reader.read(0, START, 100)
+    folder = shutil.copytree(killed, tmp_path / "j")
+    shutil.copytree(killed, early)
+    back_up(early, tmp_path / "backup")
+    path = segment_path(folder, 0)
+    with closing(SqliteJournal(folder, "t")) as journal:
+        (newer,) = [outcome for outcome in journal.append([event(30)], sink="file") if isinstance(outcome, Record)]
+        shutil.copytree(folder, tmp_path / "living")
+    living = segment_path(tmp_path / "living", 0)
+    shutil.copy(living, living.with_name(f"{living.name}.repairing"))
+    (living.parent / "damaged").mkdir()
+    for suffix in suffixes:
+        file = living.with_name(living.name + suffix)
+        file.rename(living.parent / "damaged" / file.name)
+    (done,) = repair(living.parent, tmp_path / "backup")
+    assert (done.kept, done.aside) == (1, f"damaged/{path.name}")
+    assert all_of(living.parent) == [*written, newer]
+
+
 def test_a_backup_of_another_life_is_refused(tmp_path: Path) -> None:
     for name in ("j", "other"):
         write(tmp_path / name, 20)
@@ -223,26 +266,22 @@ def test_a_middle_segment_that_is_gone_is_missed_and_put_back(tmp_path: Path) ->
     assert all_of(tmp_path / "j") == written
 
 
+def test_a_segment_that_left_for_a_blob_is_not_put_back(tmp_path: Path) -> None:
+    folder = tmp_path / "j"
+    written = write(folder, 35, per_segment=10)
+    back_up(folder, tmp_path / "backup")
+    seal_to_blobs(folder, DirectoryBlobs(tmp_path / "blobs"), before=NOON + 15)
+    path = segment_path(folder, 20)
+    flip(path, path.read_bytes().index(b'{"n":25,') + 12)
+    assert [done.segment for done in repair(folder, tmp_path / "backup")] == [path.name]
+    assert all_of(folder) == written
+
+
 def test_the_last_segment_that_is_gone_is_missed(tmp_path: Path) -> None:
     write(tmp_path / "j", 25, per_segment=10)
     segment_path(tmp_path / "j", 20).unlink()
     with pytest.raises(Corrupt, match="records 20 to 24 were acknowledged"):
         SqliteJournal(tmp_path / "j", "t")
-
-
-def test_a_loss_is_accepted_only_by_name_and_begins_a_new_life(killed: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(killed, tmp_path / "j")
-    os.truncate(folder / "segment-000000000000.sqlite-wal", 40_000)
-    reader = SqliteReader(folder)
-    before = reader.incarnation
-    reader.close()
-    life = accept_loss(folder)
-    journal = SqliteJournal(folder, "t")
-    assert journal.incarnation == life != before
-    assert START <= journal.end() < 29
-    (again,) = journal.append([event(29)])
-    assert journal.read(0, journal.end() - 1, 1) == [again]
-    journal.close()
 
 
 @pytest.fixture

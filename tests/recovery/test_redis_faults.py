@@ -1,5 +1,6 @@
 """A copy in Redis under faults: killed, emptied, set back, stopped, slow. Answers are right or absent, never wrong."""
 
+import gc
 import random
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 from features.breaker import Breaker
 from features.online_table import OnlineTable
 from features.redis_copy import RedisCopy, RedisSource
-from features.redis_line import RedisLine
+from features.redis_line import Declined, RedisLine
 from features.redis_table import RedisTable
 from features.rows import Row, encode_key
 from journal.errors import StoreDown
@@ -323,3 +324,42 @@ def test_a_server_that_never_answers_in_time_is_asked_less_and_less(server: Serv
             with pytest.raises(StoreDown):
                 bench.source.get_many([(VIEWS[0], encode_key([n]))])
         assert proxy.held_back <= 3 + 2, "three failures open the circuit, then one probe a second"
+
+
+def test_a_connection_that_redis_let_go_of_is_made_anew_before_anything_is_asked_on_it(server: Server) -> None:
+    with closing(RedisLine(server.address, PATIENCE)) as line:
+        line.ask("SET", "a", "1")
+        server.ask("CLIENT", "KILL", "TYPE", "normal")
+        assert line.ask("GET", "a") == b"1"
+        server.kill()
+        server.start()
+        assert (line.ask("PING"), line.ask("GET", "a")) == (b"PONG", None)
+
+
+def test_a_server_that_speaks_no_tls_is_named_and_leaves_no_connection_open(server: Server) -> None:
+    # It waits for the rest of what it takes for a command, so the deadline ends this.
+    with closing(RedisLine(server.address.replace("redis://", "rediss://"), 0.1)) as line:
+        for _ in range(2):
+            with pytest.raises(StoreDown, match=f"127.0.0.1:{server.port}"):
+                line.ask("PING")
+    gc.collect()
+
+
+def test_what_redis_declines_says_what_to_do(server: Server) -> None:
+    def declined(address: str, *command: str) -> str:
+        with closing(RedisLine(address, PATIENCE)) as line, pytest.raises(Declined) as error:
+            line.ask(*command)
+        return str(error.value)
+
+    server.ask("CONFIG", "SET", "maxmemory", "1")
+    assert "more memory" in declined(server.address, "SET", "a", "1")
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+    server.ask("REPLICAOF", "127.0.0.1", "1")
+    assert "primary" in declined(server.address, "SET", "a", "1")
+    server.ask("REPLICAOF", "NO", "ONE")
+    server.ask("CONFIG", "SET", "requirepass", "right")
+    assert "its password" in declined(server.address, "GET", "a")
+    assert "Correct" in (told := declined(server.address.replace("//", "//:wrong@"), "GET", "a"))
+    assert "wrong" not in told
+    with closing(RedisLine(server.address.replace("//", "//:right@"), PATIENCE)) as line:
+        assert line.ask("PING") == b"PONG"

@@ -1,5 +1,6 @@
 """A restore is a decision: signed, in the control log, and the first that the new life of the journal says."""
 
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -132,6 +133,16 @@ def test_a_control_log_that_went_another_way_is_left_alone(shop: Shop, tmp_path:
 def test_a_backup_whose_decisions_are_gone_is_not_put_in_place(shop: Shop, tmp_path: Path) -> None:
     back_up(shop.home / "journal", shop.backup)
     with pytest.raises(Corrupt, match="decision 1"):
+        shop.put_back(tmp_path / "new")
+    assert not (tmp_path / "new" / "journal").exists()
+
+
+def test_a_decision_that_is_not_ours_is_not_echoed(shop: Shop, tmp_path: Path) -> None:
+    shop.decide(1)
+    with closing(sqlite3.connect(shop.home / CONTROL)) as db, db:
+        db.execute("UPDATE decisions SET subject = 'another line' WHERE sequence = 2")
+    shop.back_up()
+    with pytest.raises(Corrupt, match="decision 2"):
         shop.put_back(tmp_path / "new")
     assert not (tmp_path / "new" / "journal").exists()
 

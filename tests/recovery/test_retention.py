@@ -1,6 +1,7 @@
 """Sealed segments in blobs, and segments that retention let go: what can be read, what is kept, what is said."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import pytest
 from journal.archive import load_archive, seal_to_blobs
 from journal.backup import back_up
 from journal.blobs import DirectoryBlobs
+from journal.body import Decision, Quarantined, draft_of, encode
 from journal.clock import DAY, SECOND
 from journal.errors import Corrupt, LostRace, NoLongerProvable
 from journal.log import START, Repeat
 from journal.record import Draft, Kind, Record
 from journal.restore import restore
-from journal.retention import apply_retention, longest, plan_retention
+from journal.retention import RetentionPlan, apply_retention, longest, plan_retention
 from journal.segment import segment_path, segment_paths
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
@@ -23,8 +25,14 @@ NOON = 1_357_041_600 * SECOND
 WINDOW = 5 * DAY
 
 
+BODIES = {
+    Kind.QUARANTINE: encode(Quarantined(reason="r", event="")),
+    Kind.DECISION: encode(Decision(sequence=1, action="promote", subject="line", why="w", details={})),
+}
+
+
 def event(n: int, kind: Kind = Kind.SOURCE) -> Draft:
-    return Draft(kind=kind, stream="s", source="/t", id=f"e{n}", time=NOON + n * DAY, body=b"{}")
+    return Draft(kind=kind, stream="s", source="/t", id=f"e{n}", time=NOON + n * DAY, body=BODIES.get(kind, b"{}"))
 
 
 @pytest.fixture
@@ -156,6 +164,18 @@ def test_what_stays_says_why(journal: SqliteJournal) -> None:
     assert nobody.explain()[-1] == "Nothing leaves."
 
 
+def test_a_plan_says_how_many_undecided_events_would_go(journal: SqliteJournal) -> None:
+    def planned() -> RetentionPlan:
+        return plan_retention(journal.folder, readers={"join": 34}, keeps=8 * DAY, remembers=WINDOW)
+
+    assert planned().waiting == 1
+    assert "1 quarantined event(s) still wait and would be gone" in planned().explain()[-1]
+    settled = Decision(sequence=0, action="discard", subject="e5", why="w", details={})
+    journal.append([draft_of(settled, kind=Kind.DECISION, stream="decisions", id="settle-e5")])
+    assert planned().waiting == 0
+    assert planned().explain()[-1].startswith("Records 0 to 19")
+
+
 def test_ids_within_the_dedup_window_stay(journal: SqliteJournal) -> None:
     plan = plan_retention(journal.folder, readers={"join": 34}, keeps=0, remembers=20 * DAY)
     assert [bool(segment.stays) for segment in plan.segments] == [False, True, True]
@@ -174,7 +194,7 @@ def test_what_was_let_go_is_no_longer_provable(
     moved = seal_to_blobs(journal.folder, blobs) if archived else []
     plan = plan_retention(journal.folder, readers={"join": 34}, keeps=8 * DAY, remembers=WINDOW)
     assert (plan.begins, plan.then) == (0, 20)
-    assert "Records 0 to 19 are no longer provable" in plan.explain()[-1]
+    assert "Records 0 to 19 are no longer provable" in plan.explain()[-2]
     assert verify(journal.folder).begins == 0
     apply_retention(journal.folder, plan)
     assert not any((home / "blobs" / s.blob[:2] / s.blob).exists() for s in moved[:2])
@@ -225,3 +245,54 @@ def test_a_backup_holds_blobs_and_what_is_kept(
         reader.read(0, START, 1)
     reader.close()
     assert verify(tmp_path / "new" / "journal").damage == []
+
+
+def test_copies_that_a_dead_archiver_left_are_removed(journal: SqliteJournal, blobs: DirectoryBlobs) -> None:
+    left = journal.folder / "segment-000000000010.sqlite.4711.partial"
+    left.write_bytes(b"half a segment")
+    seal_to_blobs(journal.folder, blobs, before=0)
+    assert not left.exists()
+
+
+class DiesBeforeRemoving(DirectoryBlobs):
+    """The process ends where a blob would be removed."""
+
+    def remove(self, address: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_blobs_that_a_crash_left_behind_go_with_the_next_retention(
+    journal: SqliteJournal, home: Path, blobs: DirectoryBlobs
+) -> None:
+    seal_to_blobs(journal.folder, blobs)
+    plan = plan_retention(journal.folder, readers={"join": 34}, keeps=8 * DAY, remembers=WINDOW)
+    with pytest.raises(KeyboardInterrupt):
+        apply_retention(journal.folder, plan, DiesBeforeRemoving(home / "blobs"))
+    again = plan_retention(journal.folder, readers={"join": 34}, keeps=8 * DAY, remembers=WINDOW)
+    assert (again.begins, again.then) == (20, 20)
+    assert len(list((home / "blobs").rglob("*"))) > 2
+    apply_retention(journal.folder, again, blobs)
+    left = [path.name for path in (home / "blobs").rglob("*") if path.is_file()]
+    assert left == [segment.blob for segment in load_archive(journal.folder).segments]
+    assert len(left) == 1
+
+
+class Meanwhile(DirectoryBlobs):
+    """Somebody lets go of segments while one is put into a blob."""
+
+    def __init__(self, root: Path, journal: Path) -> None:
+        super().__init__(root)
+        self._journal = journal
+
+    def put_file(self, path: Path) -> str:
+        plan = plan_retention(self._journal, readers={"join": 34}, keeps=8 * DAY, remembers=WINDOW)
+        with pytest.raises(LostRace, match="another process"):
+            apply_retention(self._journal, plan)
+        return super().put_file(path)
+
+
+def test_one_at_a_time_changes_what_is_archived(journal: SqliteJournal, written: list[Record], home: Path) -> None:
+    """Each would write the manifest without what the other wrote: a segment could leave and be named nowhere."""
+    seal_to_blobs(journal.folder, Meanwhile(home / "blobs", journal.folder))
+    with closing(SqliteReader(journal.folder)) as reader:
+        assert reader.read(0, START, 99) == written

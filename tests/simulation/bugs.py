@@ -1,4 +1,4 @@
-"""Mistakes that a store could make, planted behind a switch: the simulator must find every one of them."""
+"""Mistakes that a store or a fold could make, planted behind a switch: the simulator must find every one of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,9 @@ from typing import Any
 from journal.checkpoint import FoldFile
 from tests.simulation.faults import Faults
 from tests.simulation.stores import SimulatedFoldFile, SimulatedJournal
+from training.join import JoinFold
+from training.label_rule import LabelRule
+from training.unanswered import Unanswered
 
 
 class _Torn(SimulatedFoldFile):
@@ -97,6 +100,22 @@ class RecordsFirst(SimulatedJournal):
             raise
 
 
+class _Hasty(Unanswered):
+    """Believes that nobody is behind with answers."""
+
+    def precede(self, offset: int) -> bool:
+        """See `Unanswered.precede`."""
+        return False
+
+
+class HastyJoin(JoinFold):
+    """Takes the last answer that is there when a label comes."""
+
+    def __init__(self, rule: LabelRule, questions: str) -> None:
+        super().__init__(rule, questions)
+        self._unanswered = _Hasty()
+
+
 FILES: dict[str, type[SimulatedFoldFile]] = {
     "position-before-effect": PositionFirst,
     "effect-before-position": EffectFirst,
@@ -106,6 +125,7 @@ JOURNALS: dict[str, type[SimulatedJournal]] = {
     "marks-before-records": MarksFirst,
     "records-before-marks": RecordsFirst,
 }
+JOINS: dict[str, type[JoinFold]] = {"label-acts-at-once": HastyJoin}
 ACK_BEFORE_COMMIT = "ack-before-commit"
 CHECKPOINT_LEADS = "checkpoint-before-journal"
-BUGS = (*FILES, *JOURNALS, ACK_BEFORE_COMMIT, CHECKPOINT_LEADS)
+BUGS = (*FILES, *JOURNALS, *JOINS, ACK_BEFORE_COMMIT, CHECKPOINT_LEADS)

@@ -12,6 +12,7 @@ from journal.checkpoint import FoldFile
 from journal.control import NAMING
 from journal.record import Cause, Draft, Kind, Record
 from tests.simulation.process import FOLDS, FoldSet, World
+from training.label_rule import LabelRule
 
 Restored = tuple[str, int, str]
 """A fold's name, the offset that it was restored at, and the digest of its state there."""
@@ -116,6 +117,32 @@ def check_ends(records: Sequence[Record], counts: dict[str, int]) -> None:
     found = (len(predictions), len(joined), len(expired), len(predictions) - len(ends))
     counted = (counts["predictions"], counts["joined"], counts["expired"], counts["pending"])
     require(found == counted, f"predictions, joined, expired, pending: {found} in the journal, {counted} counted")
+
+
+def check_last(records: Sequence[Record], rule: LabelRule) -> None:
+    """Under ``joins: last`` each label has the answer to the last question before it, however late that came."""
+    asked = [r.offset for r in records if r.kind is Kind.SOURCE and r.stream == "orders"]
+    answers = {r.offset: body_of(r, Prediction) for r in records if r.kind is Kind.PREDICTION}
+    answered = {answer.question for answer in answers.values()}
+    expected: dict[int, int] = {}
+    claimed: set[int] = set()
+    for label in (r for r in records if r.kind is Kind.SOURCE and r.stream == rule.stream):
+        key, value = label.data.get(rule.key), label.data.get(rule.outcome)
+        if key is None or value is None:
+            continue
+        mine = [
+            offset
+            for offset, answer in answers.items()
+            if answer.key == key and answer.question < label.offset and offset not in claimed
+            if offset > label.offset or records[offset].at + rule.wait > label.at
+        ]
+        claimed.update(mine)
+        if mine and answered.issuperset(offset for offset in asked if offset < label.offset):
+            expected[label.offset] = max(mine, key=lambda offset: answers[offset].question)
+    joined = [body_of(record, Example) for record in records if record.kind is Kind.EXAMPLE]
+    found = {example.label: example.prediction for example in joined}
+    require(len(found) == len(joined), "last: a label is in two examples")
+    require(found == expected, f"last: label to answer is {found}, and should be {expected}")
 
 
 def check_learned(records: Sequence[Record], learned: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from journal.contract import Contract
 from journal.field import Field
 from registry.guard import GuardPolicy
 from registry.policy import Policy, policy_of
-from training.join import Joins, LabelRule
+from training.label_rule import Joins, LabelRule
 from training.learner import LearnerSettings
 
 BEGINS = parse_time("2026-01-01T00:00:00Z")

@@ -43,7 +43,8 @@ from tests.simulation.pipeline import (
     label_rule,
 )
 from tests.simulation.stores import SimulatedBlobs, SimulatedFoldFile, SimulatedJournal
-from training.join import JoinFold, Joins
+from training.join import JoinFold
+from training.label_rule import Joins
 from training.learner import Learner
 
 FOLDS = ("features", "answer", "join", "learner")
@@ -98,6 +99,7 @@ class World:
     journal: SimulatedJournal
     blobs: SimulatedBlobs
     file_of: type[SimulatedFoldFile] = SimulatedFoldFile
+    join_of: type[JoinFold] = JoinFold
 
     def path(self, fold: str) -> Path:
         """Where a fold's file is, in memory."""
@@ -121,7 +123,7 @@ class FoldSet:
         self.rows = AcceptedRows(files["features"])
         self.features = FeatureFold(VIEWS, LATENESS, self.table, self.rows)
         self.answer = self._answer(world, asks_again)
-        self.join = JoinFold(label_rule(world.joins), "orders")
+        self.join = world.join_of(label_rule(world.joins), "orders")
         self.learner = Learner(
             LEARNER,
             make_model=Diary,

@@ -24,6 +24,7 @@ from tests.simulation.pipeline import MAX_GAP, ONLINE
 from tests.simulation.process import FOLDS, FoldSet, Keyring, Life, World, begin_journal, intake_of
 from tests.simulation.scenario import Decide, Event, Scenario, draw_scenario
 from tests.simulation.stores import SimulatedBlobs, SimulatedFoldFile, SimulatedJournal, memory_files
+from training.join import JoinFold
 
 Mode = Literal["play", "serve", "work"]
 """Lock-step over a file; lock-step over what producers send, with acks; an owner and a worker behind it."""
@@ -80,6 +81,7 @@ class Simulation:
             journal=bugs.JOURNALS.get(bug, SimulatedJournal)(name, faults),
             blobs=SimulatedBlobs(faults),
             file_of=bugs.FILES.get(bug, SimulatedFoldFile),
+            join_of=bugs.JOINS.get(bug, JoinFold),
         )
         self._office = Office(self.world)
         self._cursor = 0
@@ -284,6 +286,8 @@ class Simulation:
         oracle.check_states(reading, self._restored)
         oracle.check_derived(reading, records)
         oracle.check_ends(records, folds.join.counts())
+        if self.world.joins == "last":
+            oracle.check_last(records, folds.join.rule)
         oracle.check_learned(records, folds.diary.learned)
         require(
             next_life.folds.rows.saved() == reading.accepted, "law 4: the accepted rows are not those of one reading"

@@ -148,6 +148,18 @@ def test_many_askers_share_one_name() -> None:
     assert denials.admit("z", 11) == ("z", 0)
 
 
+def test_askers_who_never_come_back_are_counted_under_one_name() -> None:
+    denials = Denials(most=1, span=10, askers=2)
+    for minute in range(50):
+        for name in (f"a{minute}", f"b{minute}"):
+            assert denials.admit(name, minute * 10) == (name, 0)
+            assert denials.admit(name, minute * 10) is None
+    assert len(denials._passed_over) <= 5
+    rows = [denials.admit(name, 500) for name in ("c", "d", "others")]
+    assert [row[0] for row in rows if row is not None] == ["c", "d", "others"]
+    assert sum(row[1] for row in rows if row is not None) >= 96, "nobody's requests are forgotten"
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     home = Home(tmp_path / "home", "flights")

@@ -327,6 +327,10 @@ def one_field(extra: str, custom: str = "") -> str:
         ),
         (one_field("enum: [{value: x}, {value: x}]"), "enum names a value twice"),
         (one_field("logicalTypeOptions: {minLength: -1}"), "option 'minLength' is not a whole number from 0 up"),
+        (
+            one_field("classification: Personal"),
+            "classification 'Personal' is not one of personal, public, internal",
+        ),
         (one_field("classification: personal"), "a: personal, so the custom property 'subject' must name who"),
         (
             one_field("classification: personal", "  - {property: subject, value: a}\n"),

@@ -207,6 +207,12 @@ def test_verification_says_erased_beside_equal_and_different(shop: Shop) -> None
     assert (whole, whole.verdict) == (Sealed(equal=3, erased=2, different=[]), "erased")
 
 
+@pytest.mark.parametrize("body", [b"{}", b'{"reason": "r", "event": "no base64"}'])
+def test_a_quarantined_event_that_somebody_wrote_over_is_different(shop: Shop, body: bytes) -> None:
+    held = Record(kind=Kind.QUARANTINE, stream="visits", id="q-1", body=body, partition=0, offset=0, at=1)
+    assert reopen(held, shop.keys) == "different"
+
+
 def test_a_moved_seal_and_a_foreign_table_are_different(shop: Shop, tmp_path: Path) -> None:
     first, second = shop.visit("v1", ANNA), shop.visit("v2", ANNA, page="/else")
     assert reopen(msgspec.structs.replace(first, sealed=second.sealed), shop.keys) == "different"

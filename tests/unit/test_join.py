@@ -10,7 +10,8 @@ from journal.body import Decision, Example, Expired, Prediction, decode, encode
 from journal.checkpoint import FoldFile
 from journal.clock import HOUR, MINUTE
 from journal.record import Draft, Kind, Record, canonical_json
-from training.join import JoinFold, Joins, LabelRule, Pending, join
+from training.join import JoinFold
+from training.label_rule import Joins, LabelRule, Pending, join
 
 WAIT = HOUR
 
@@ -149,10 +150,16 @@ def test_which_of_several_predictions_a_label_joins(joins: Joins, ends: list[tup
 
 
 def test_the_choice_is_pure() -> None:
-    waiting = [Pending(n, n + 10, "k", f"p{n}") for n in range(3)]
+    waiting = [Pending(n, n + 10, "k", f"p{n}", n - 1) for n in range(3)]
     for joins in ("first", "last", "all"):
         chosen, rest = join(waiting, joins)
         assert sorted([*chosen, *rest]) == waiting
+
+
+def test_first_and_last_are_those_of_the_questions_not_of_the_answers() -> None:
+    lagging = [Pending(7, 20, "k", "p7", 6), Pending(8, 20, "k", "p8", 2), Pending(9, 20, "k", "p9", 4)]
+    assert [chosen.id for chosen in join(lagging, "first")[0]] == ["p8"]
+    assert [chosen.id for chosen in join(lagging, "last")[0]] == ["p7"]
 
 
 def test_a_prediction_expires_with_the_first_record_at_or_after_its_wait_and_not_before() -> None:
@@ -217,7 +224,7 @@ def test_a_label_that_came_before_the_question_joins_nothing() -> None:
     assert tape.counted() == {"predictions": 1, "pending": 1, "unmatched": 1}
 
 
-@pytest.mark.parametrize(("joins", "second"), [("first", "not_chosen"), ("last", "not_chosen"), ("all", "True")])
+@pytest.mark.parametrize(("joins", "second"), [("first", "not_chosen"), ("all", "True")])
 def test_further_answers_behind_one_label_end_by_the_rule(joins: Joins, second: str) -> None:
     tape = Tape(joins)
     tape.other(0)
@@ -260,9 +267,7 @@ def test_an_early_label_goes_when_all_before_it_are_answered_or_given_up() -> No
     question, skipped = tape.question(0), tape.question(0)
     tape.label(1)
     tape.ask(2, "UA2", question=question)
-    details = {"fold": "answer", "offset": skipped}
-    decision = Decision(sequence=2, action="skip", subject="answer", why="w", details=details)
-    tape.record(Kind.DECISION, "control", 3, encode(decision))
+    skip(tape, 3, skipped)
     tape.other(1 + WAIT / MINUTE)
     assert tape.ask(1.5 + WAIT / MINUTE, question=skipped) == []
 
@@ -274,6 +279,86 @@ def test_of_several_early_labels_the_first_behind_the_question_joins() -> None:
     tape.label(2, 30.0)
     tape.label(3, 0.0)
     assert tape.ask(4, question=question) == [("example", "UA1 4 by 2", "True")]
+
+
+def skip(tape: Tape, minute: float, question: int) -> list[tuple[str, ...]]:
+    """It is decided that a question is passed over by whoever answers."""
+    details = {"fold": "answer", "offset": question}
+    decision = Decision(sequence=2, action="skip", subject="answer", why="w", details=details)
+    return tape.record(Kind.DECISION, "control", minute, encode(decision))
+
+
+def test_last_means_the_last_question_before_the_label_however_late_its_answer_is(tmp_path: Path) -> None:
+    tape = Tape("last")
+    first, second = tape.question(0), tape.question(1)
+    assert tape.label(2) == []
+    with_file(tape, tmp_path)
+    assert tape.ask(3, question=first) == []
+    with_file(tape, tmp_path)
+    assert tape.counted() == {"predictions": 1, "pending": 1}
+    assert tape.ask(4, question=second) == [("example", "UA1 4 by 2", "True"), ("expired", "UA1 3", "not_chosen")]
+    assert tape.counted() == {"predictions": 2, "joined": 1, "not_chosen": 1, "expired": 1}
+
+
+def test_a_held_label_acts_with_the_answer_of_another_key(tmp_path: Path) -> None:
+    tape = Tape("last")
+    tape.ask(0)
+    question = tape.question(1)
+    assert tape.label(2) == []
+    with_file(tape, tmp_path)
+    assert tape.ask(3, "UA2", question=question) == [("example", "UA1 0 by 2", "True")]
+    assert tape.counted() == {"predictions": 2, "joined": 1, "pending": 1}
+
+
+def test_what_a_held_label_found_does_not_expire_and_what_came_behind_it_does(tmp_path: Path) -> None:
+    tape = Tape("last")
+    tape.ask(0)
+    question = tape.question(1)
+    tape.label(2)
+    tape.ask(3)
+    with_file(tape, tmp_path)
+    assert tape.other(3 + WAIT / MINUTE) == [("expired", "UA1 3", "no_label")]
+    assert tape.ask(200, question=question) == [("example", "UA1 5 by 2", "True"), ("expired", "UA1 0", "not_chosen")]
+
+
+def test_a_held_label_acts_when_the_last_question_before_it_is_given_up() -> None:
+    tape = Tape("last")
+    tape.ask(0)
+    question = tape.question(1)
+    assert tape.label(2) == []
+    assert skip(tape, 3, question) == [("example", "UA1 0 by 2", "True")]
+
+
+def test_each_answer_goes_to_the_first_held_label_behind_its_question(tmp_path: Path) -> None:
+    tape = Tape("last")
+    one = tape.question(0)
+    tape.label(1, 0.0)
+    two = tape.question(2)
+    tape.label(3, 30.0)
+    tape.label(4, 0.0)
+    with_file(tape, tmp_path)
+    assert tape.ask(5, question=one) == [("example", "UA1 5 by 1", "False")]
+    assert tape.ask(6, question=two) == [("example", "UA1 6 by 3", "True")]
+    assert tape.counted() == {"predictions": 2, "joined": 2, "repeated": 1, "contradictory": 1}
+
+
+def test_a_held_label_that_no_answer_comes_to_is_counted_when_it_acts() -> None:
+    tape = Tape("last")
+    question = tape.question(0)
+    tape.label(1)
+    assert tape.counted() == {}
+    assert tape.ask(2, "UA2", question=question) == []
+    assert tape.counted() == {"predictions": 1, "pending": 1, "unmatched": 1}
+
+
+def test_a_later_answer_says_that_none_before_it_will_come() -> None:
+    """An answer that the join passes over as poison would otherwise hold every label behind its question for good."""
+    tape = Tape("last")
+    tape.ask(0)
+    tape.question(1)
+    tape.label(2)
+    later = tape.question(3)
+    assert tape.ask(4, "UA2", question=later) == [("example", "UA1 0 by 2", "True")]
 
 
 def with_file(tape: Tape, folder: Path) -> None:

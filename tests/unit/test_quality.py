@@ -201,6 +201,16 @@ def test_a_reference_is_to_what_the_other_stream_said_before(make: MakeLoop) -> 
     assert [(alert.measured, alert.events) for alert in loop.alerts()] == [(0.2, 20), (0.0, 20)]
 
 
+def test_a_question_over_http_says_what_may_be_referred_to(make: MakeLoop) -> None:
+    loop = make(intake_rules(metric="reference", reference="planes.tail"))
+    body = canonical_json({"tail": "N1"})
+    loop.put(Draft(kind=Kind.QUESTION, stream="planes", source="http", id="q", time=None, body=body))
+    for n in range(20):
+        loop.event({"tail": "N2" if n < 4 else "N1"}, n + 1)
+    loop.event({}, HOUR)
+    assert [(alert.measured, alert.events) for alert in loop.alerts()] == [(0.2, 20)]
+
+
 def test_doubles_are_counted_within_a_window(make: MakeLoop) -> None:
     loop = make(intake_rules(metric="unique"))
     for hour in range(2):
