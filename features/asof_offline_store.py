@@ -26,7 +26,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
-from feast.utils import compute_non_entity_date_range
+from feast.utils import _get_requested_on_demand_feature_views, compute_non_entity_date_range
 from pydantic import Field
 
 from features.asof_join import AsofView, Limits
@@ -261,9 +261,11 @@ def _on_demand(
     joined = {view.projection.name_to_use() for view in views}
     if all(ref.partition(":")[0] in joined for ref in feature_refs):
         return []
-    # Feast looks in its cache, and leaves out without a word what was applied since.
-    registry.refresh(project)
-    found: list[OnDemandFeatureView] = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+    # Not by the registry's cache: it lacks what was applied since, and its lists are kept by the `id` of a copy, which
+    # a later copy may have again. Either way Feast leaves a view out without a word.
+    found: list[OnDemandFeatureView] = _get_requested_on_demand_feature_views(
+        feature_refs, project, registry, allow_cache=False
+    )
     return found
 
 

@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from journal.body import Decision, decode
-from journal.control import Entry, echo_of
+from journal.control import ControlLog, Entry, echo_of
 from journal.errors import ConflictingId, Corrupt, GateClosed, LostRace, OwnerDown, Refused, UnknownName, Untrusted
 from journal.log import START
 from journal.owner_client import OwnerClient
@@ -357,8 +357,10 @@ def until_up(process: "subprocess.Popen[bytes]", home: Home) -> None:
 # What somebody wrote into the control log by hand
 
 
-def forge(home: Home, change: Callable[[dict[str, Any]], dict[str, Any]], last: Entry) -> None:
-    row = change(msgspec.to_builtins(last))
+def forge(home: Home, control: ControlLog, last: Entry, **changed: Any) -> None:
+    """A decision behind the last one, rightly chained, with a signature that is somebody else's."""
+    row = {**msgspec.to_builtins(last), **changed, "sequence": 5, "key": "forged", "previous": last.hash}
+    row["hash"] = control.decided.hash_of(msgspec.convert(row, Entry))
     row |= {name: canonical_json(row[name]).decode() for name in ("details", "heads")}
     names, marks = ",".join(row), ",".join("?" * len(row))
     with sqlite3.connect(home.folder / "control.sqlite") as db:
@@ -368,16 +370,10 @@ def forge(home: Home, change: Callable[[dict[str, Any]], dict[str, Any]], last: 
 
 @pytest.fixture
 def forged(lines: Lines, batch: list[str], home: Home) -> Entry:
-    """A decision for the candidate behind the last one, rightly chained, with a signature that is somebody else's."""
+    """A decision for the candidate."""
     last = lines.control.head("phishing")
     assert last is not None
-    named = {"sequence": 5, "subject": batch[1], "key": "forged", "previous": last.hash}
-
-    def chained(facts: dict[str, Any]) -> dict[str, Any]:
-        facts |= named
-        return {**facts, "hash": lines.control.decided.hash_of(msgspec.convert(facts, Entry))}
-
-    forge(home, chained, last)
+    forge(home, lines.control, last, subject=batch[1])
     head = lines.control.head("phishing")
     assert head is not None
     assert head.subject == batch[1]
@@ -412,10 +408,10 @@ def test_a_run_with_a_forged_decision_is_not_opened_until_it_is_gone(
     pipeline: Pipeline, home: Home, played: Path
 ) -> None:
     run = open_run(pipeline, home)
-    lines = lines_of(run)
-    last = lines.control.head("phishing")
+    control = lines_of(run).control
+    last = control.head("phishing")
     assert last is not None
-    forge(home, lambda facts: {**facts, "sequence": 5, "subject": "online", "key": "forged"}, last)
+    forge(home, control, last, subject="online")
     run.close()
     with pytest.raises(Untrusted):
         open_run(pipeline, home)

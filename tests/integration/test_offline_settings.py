@@ -143,8 +143,15 @@ def test_logs_have_their_columns_and_go_into_plain_folders_only(store: FeatureSt
 
 
 @pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature:RuntimeWarning")
-def test_an_on_demand_view_answers_as_soon_as_it_is_applied(store: FeatureStore) -> None:
+def test_an_on_demand_view_answers_as_soon_as_it_is_applied(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert people(store, 3) == [21]
+    assert store.registry.list_on_demand_feature_views("settings", allow_cache=True) == []
+    cached = store.registry.cached_registry_proto
+    monkeypatch.setattr(
+        type(store.registry), "cached_registry_proto", property(lambda _: cached, lambda *_: None), raising=False
+    )
     frame = pd.DataFrame({"port": ["JFK"], "event_timestamp": [datetime_of(NOON + 3 * HOUR)]})
     for name in ("first", "second"):
 
