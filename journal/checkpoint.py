@@ -8,13 +8,16 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
 from journal.errors import Corrupt, DurabilityLost, Fenced
 from journal.log import START, Position
 from journal.sqlite import open_database
+
+SUCCESSORS = "successors"
+"""The folder, with one for each fold, of files that take the place of those that are read; see `journal.rebuild`."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS position (
@@ -27,6 +30,7 @@ CREATE TABLE IF NOT EXISTS state (
 CREATE TABLE IF NOT EXISTS writer (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL) STRICT;
 """
 _REBUILD = "Delete this file: the fold is rebuilt from the journal at the next start"
+_HAS_POSITIONS = "SELECT count(*) FROM sqlite_schema WHERE name = 'position'"
 _DERIVED_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'writer'"
 _ONE_WRITER = "Nothing was changed. One process at a time writes a fold: stop this one"
 
@@ -164,14 +168,42 @@ class FoldFile:
         return value
 
 
+class Place(NamedTuple):
+    """Where a fold stood at its last commit, and what wrote its state."""
+
+    version: int
+    fingerprint: str
+    position: Position
+
+
+def place_in(path: Path, fold: str) -> Place | None:
+    """What a fold's file says; None where it is missing, or whoever made it died before its first commit."""
+    if not path.exists() or not path.stat().st_size:
+        return None
+    with closing(FoldFile(path, readonly=True)) as file:
+        if not file.db.execute(_HAS_POSITIONS).get:
+            return None
+        identity, position = file.identity(fold), file.position(fold)
+    return None if identity is None or position is None else Place(*identity, position)
+
+
 def positions_in(folder: Path) -> dict[str, int]:
-    """The offset that each fold of a folder has committed, by the fold's name; `START` before its first commit."""
-    positions = {}
-    for path in sorted(folder.glob("*.sqlite")):
-        with closing(FoldFile(path, readonly=True)) as file:
-            position = file.position(path.stem)
-        positions[path.stem] = START if position is None else position.offset
+    """The offset that each fold of a folder has committed, by the fold's name; `START` before its first commit.
+
+    A fold that is rebuilt beside its file is there twice, the second time by its path below the folder.
+    """
+    plain = {path.stem: path for path in sorted(folder.glob("*.sqlite"))}
+    read = {path.resolve() for path in plain.values()}
+    positions = {fold: _offset_in(path, fold) for fold, path in plain.items()}
+    for path in sorted(folder.glob(f"{SUCCESSORS}/*/*.sqlite")):
+        if path.resolve() not in read:
+            positions[f"{SUCCESSORS}/{path.stem}"] = _offset_in(path, path.parent.name)
     return positions
+
+
+def _offset_in(path: Path, fold: str) -> int:
+    place = place_in(path, fold)
+    return START if place is None else place.position.offset
 
 
 def _place_checksum(fold: str, place: tuple[Any, ...]) -> int:

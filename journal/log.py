@@ -21,12 +21,29 @@ from typing import NamedTuple, Protocol
 from journal.record import Cause, Draft, Kind, Record
 
 
+class Life(Protocol):
+    """A journal, as far as it matters to whether something is of it."""
+
+    @property
+    def incarnation(self) -> str:
+        """Its life."""
+        ...
+
+    def end(self, partition: int = 0) -> int:
+        """See `Journal.end`."""
+        ...
+
+
 class Position(NamedTuple):
     """Where a reader stands: every record up to and including ``offset`` is behind it."""
 
     incarnation: str
     partition: int
     offset: int
+
+    def lies_in(self, journal: Life) -> bool:
+        """Whether it is a place in this life of a journal."""
+        return self.incarnation == journal.incarnation and self.offset <= journal.end(self.partition)
 
 
 START = -1

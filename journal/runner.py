@@ -70,12 +70,8 @@ class Runner:
         position = self._file.position(self.fold.name)
         if position is None:
             return START
-        fits = (
-            position.incarnation == self._journal.incarnation
-            and position.offset <= self._journal.end(position.partition)
-            and self._file.identity(self.fold.name) == (self.fold.version, self._fingerprint)
-        )
-        if not fits:
+        known = self._file.identity(self.fold.name) == (self.fold.version, self._fingerprint)
+        if not (known and position.lies_in(self._journal)):
             self._file.clear()
             return START
         return position.offset

@@ -6,6 +6,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from journal.rebuild import Identity
+from rivermill.pipeline import Pipeline
+
 ROOMS = ("journal", "features", "registry", "training", "serving", "rivermill")
 _LIBRARIES = ("river", "numpy", "msgspec", "apsw", "feast", "duckdb", "deltalake", "pyarrow")
 
@@ -15,6 +18,16 @@ def library_fingerprint() -> str:
     """12 hex digits of the Python and library versions whose numbers a fold's state holds."""
     names = [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in _LIBRARIES)]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+
+def fold_fingerprint(pipeline: Pipeline) -> str:
+    """What a fold's numbers follow from beside its own version: the libraries, and what lifts older records."""
+    return "-".join(filter(None, (library_fingerprint(), pipeline.adapters.digest[:12])))
+
+
+def fold_identity(pipeline: Pipeline, version: int) -> Identity:
+    """What a pipeline's fold of this version is today."""
+    return Identity(version, fold_fingerprint(pipeline))
 
 
 @cache

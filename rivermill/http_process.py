@@ -25,7 +25,7 @@ from rivermill.api import make_app
 from rivermill.api_hot import PipelineService
 from rivermill.desk import Desk, JobDesk
 from rivermill.genesis import definition_of
-from rivermill.online_rows import rows_of
+from rivermill.online_rows import FollowedRows, followed_rows
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.registry_wiring import live_lines
 from rivermill.settings import Home
@@ -43,10 +43,11 @@ _log = logging.getLogger("rivermill.http")
 
 @dataclass(frozen=True, slots=True)
 class _Post:
-    """One pipeline with its home and service."""
+    """One pipeline with its home, the rows that answers are made from, and its service."""
 
     pipeline: Pipeline
     home: Home
+    rows: FollowedRows
     service: PipelineService
 
 
@@ -94,7 +95,8 @@ def _open(root: Path, pipeline: Pipeline) -> _Post:
     home = Home(root, pipeline.name)
     journal = SqliteReader(home.journal)
     champion = champion_of(pipeline, home, read_one(journal))
-    answering = answering_of(pipeline, definition_of(pipeline), rows_of(pipeline, home, journal.incarnation), champion)
+    rows = followed_rows(pipeline, home, journal.incarnation)
+    answering = answering_of(pipeline, definition_of(pipeline), rows, champion)
     owner = AsyncOwnerClient(home.socket)
     live = LiveService(answering, journal, owner)
     live.follow()
@@ -108,7 +110,7 @@ def _open(root: Path, pipeline: Pipeline) -> _Post:
         reader=EventReader(contracts, keys),
         attempts=home.attempts,
     )
-    return _Post(pipeline, home, service)
+    return _Post(pipeline, home, rows, service)
 
 
 def _end_with(task: "asyncio.Task[None]") -> None:
@@ -135,9 +137,10 @@ async def _drain(post: _Post) -> None:
 
 
 async def _follow(post: _Post) -> None:
-    """Keep up with what may change the champion."""
+    """Keep up with what may change the champion, and with a fold's rows that take others' place."""
     while True:
         post.service.live.follow()
+        post.rows.follow()
         await asyncio.sleep(_FOLLOW_EVERY)
 
 

@@ -35,13 +35,13 @@ def skip_record(home: Home, fold: str, offset: int, *, why: str, principal: str)
 
 
 def cut_over(home: Home, succession: Succession, *, why: str, principal: str) -> Entry:
-    """Decide that a rebuilt fold takes the place of the file that is read, and echo that.
+    """Decide that a rebuilt fold takes the place of the file that is read, and echo that. Again is the same decision.
 
     Raises:
-        Refused: There is no successor, or it is still behind the file that is read.
+        Refused: There is no successor.
     """
     details, fold = succession.plan(), succession.fold
-    key = f"{CUTOVER}-{fold}-{details['identity']}"
+    key = f"{CUTOVER}-{fold}-{details['count']}"
     return decide(home, action=CUTOVER, subject=fold, details=details, key=key, why=why, principal=principal)
 
 

@@ -23,7 +23,7 @@ from rivermill.pipeline import load_pipeline
 from rivermill.registry_wiring import mlflow_of
 from rivermill.settings import Home, pipelines_in
 from rivermill.supervisor import ChildSpec, Supervisor, say_on_stderr
-from rivermill.wiring import open_run
+from rivermill.wiring import make_ready
 
 LOOPBACK = "127.0.0.1"
 _READY_WITHIN = 120.0
@@ -113,9 +113,8 @@ def _check_ports(service: Service) -> None:
 
 
 def _prepare(root: Path, folder: Path) -> None:
-    """Begin the journal if it is new, let the folds catch up, echo what was decided meanwhile: in this process."""
     pipeline = load_pipeline(folder)
-    open_run(pipeline, Home(root, pipeline.name)).close()
+    make_ready(pipeline, Home(root, pipeline.name))
 
 
 def _without_broken_mlflow(service: Service) -> Service:

@@ -14,10 +14,11 @@ from typing import Any
 from features.feast_store import apply
 from features.view_plan import Change, plan_views, require_kept, to_stage, waiting
 from features.view_sets import FIRST, PUBLISH_VIEWS, STAGE_VIEWS, ViewSet, ViewSets, digests_of, fold_name, plans_of
-from journal.archive import remove_database
+from journal.checkpoint import FoldFile
 from journal.control import echo_of, missing_echoes
 from journal.errors import Refused, UnknownName
 from journal.owner_client import OwnerClient
+from journal.rebuild import remove_fold
 from journal.sqlite_reader import SqliteReader
 from rivermill.datasets import services_of
 from rivermill.feature_catalog import relies, users_of
@@ -97,7 +98,7 @@ def backfill(
 def _fill_and_publish(
     pipeline: Pipeline, home: Home, journal: SqliteReader, each: ViewSet, progress: Progress, principal: str
 ) -> Facts:
-    with closing(Filling(open_views(pipeline, home, FollowedJournal(journal), each), journal)) as filling:
+    with closing(Filling(_opened(pipeline, home, journal, each), journal)) as filling:
         while filling.step():
             progress(filling.offset, journal.end())
         filling.flush()
@@ -113,6 +114,10 @@ def _fill_and_publish(
         principal=principal,
     )
     return details
+
+
+def _opened(pipeline: Pipeline, home: Home, journal: SqliteReader, each: ViewSet) -> LaterViews:
+    return open_views(pipeline, home, FollowedJournal(journal), each, FoldFile(home.fold(each.fold)))
 
 
 class Filling:
@@ -168,7 +173,7 @@ def _forget_obsolete(home: Home, sets: ViewSets, pipeline: Pipeline) -> None:
     wanted = {each.fold for each in (*waiting(sets, pipeline.views), *sets.live)}
     for each in sets.staged:
         if each.fold not in wanted and each.fold != FIRST:
-            remove_database(home.fold(each.fold))
+            remove_fold(home.fold(each.fold))
 
 
 def _decide(home: Home, action: str, details: Facts, **decision: str) -> None:

@@ -9,12 +9,11 @@ import msgspec
 
 from features.view_sets import FIRST, ViewSets, digests_of, view_sets
 from features.views import ViewPlan
-from journal.checkpoint import FoldFile
+from journal.checkpoint import FoldFile, place_in
 from journal.control import ControlLog
 from journal.reading import ByKind, decisions_in
 from rivermill.settings import Home
 
-_HAS_POSITIONS = "SELECT count(*) FROM sqlite_schema WHERE name = 'position'"
 _decode = msgspec.msgpack.Decoder(list[tuple[str, str]]).decode
 
 
@@ -55,16 +54,10 @@ def _sets(
 
 
 def _began(path: Path, incarnation: str) -> dict[str, str]:
-    """What the first set's fold computes; nothing before its first commit in this life of the journal.
-
-    Whoever made the file may have died before it had tables.
-    """
-    if not path.exists() or not path.stat().st_size:
+    """What the first set's fold computes; nothing before its first commit in this life of the journal."""
+    place = place_in(path, FIRST)
+    if place is None or place.position.incarnation != incarnation:
         return {}
     with closing(FoldFile(path, readonly=True)) as file:
-        if not file.db.execute(_HAS_POSITIONS).get:
-            return {}
-        position = file.position(FIRST)
         known = file.get("fold", b"views")
-    is_of_this_life = position is not None and position.incarnation == incarnation
-    return dict(_decode(known)) if known is not None and is_of_this_life else {}
+    return {} if known is None else dict(_decode(known))

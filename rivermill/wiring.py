@@ -2,7 +2,8 @@
 
 import importlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -15,11 +16,10 @@ from features.reader import FeatureReader, Source
 from features.redis_copy import RedisCopy
 from features.view_plan import plan_views, require_kept
 from features.view_sets import FIRST, PUBLISH_VIEWS, ViewSet, plans_of
-from journal.archive import remove_database
 from journal.blobs import DirectoryBlobs, write_durably
 from journal.body import Definition
 from journal.checkpoint import FoldFile
-from journal.control import ControlLog, echo_of
+from journal.control import ControlLog, Entry, echo_of
 from journal.erasure import finish_erasures
 from journal.errors import Refused
 from journal.fold import Fold
@@ -28,7 +28,8 @@ from journal.log import START, Journal
 from journal.privacy import KeyTable
 from journal.quality import QualityFold
 from journal.reading import Pages
-from journal.record import Cause, Kind, Record
+from journal.rebuild import Followed, Succession, remove_fold
+from journal.record import Cause, Record
 from journal.restore import checked_missing
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
@@ -36,7 +37,7 @@ from journal.stamp import is_behind
 from journal.upcast import Lift, as_stored
 from registry.flavor import Flavor, OnlineFlavor
 from registry.signing import Signer, Verifier, public_path
-from rivermill.build import build_fingerprint, library_fingerprint
+from rivermill.build import build_fingerprint, fold_fingerprint, fold_identity
 from rivermill.genesis import begin, definition_of
 from rivermill.lockstep import Lockstep
 from rivermill.online_rows import copy_of
@@ -56,25 +57,18 @@ if TYPE_CHECKING:
 
 HISTORY_ROWS_PER_FLUSH = 200_000
 FLAVORS = ("river", "batch")
-FOLDS = ("features", "answer", "join", "learner")
+_VERSIONS: Mapping[str, int] = {
+    FIRST: FeatureFold.version,
+    AnswerFold.name: AnswerFold.version,
+    JoinFold.name: JoinFold.version,
+    Learner.name: Learner.version,
+}
+FOLDS = tuple(_VERSIONS)
 """Each has a file, in the order in which a record visits them; `QualityFold` comes behind, where there are rules."""
 
 
-class FoldJournal(Pages, Protocol):
+class FoldJournal(Pages, Followed, Protocol):
     """What folds need of a journal: the owner's own, or one that another process owns."""
-
-    @property
-    def incarnation(self) -> str:
-        """Its life."""
-        ...
-
-    def end(self, partition: int = 0) -> int:
-        """See `journal.log.Journal.end`."""
-        ...
-
-    def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
-        """See `journal.log.Journal.of_kind`."""
-        ...
 
     def mark(self, sink: str) -> Cause | None:
         """See `journal.log.Journal.mark`."""
@@ -108,6 +102,8 @@ class Folds:
     copy: RedisCopy | None
     history: History
     later: Sequence[LaterViews] = ()
+    beside: Sequence[Succession] = ()
+    """Those that are rebuilt beside the files that are read."""
 
     def flush_history(self, at_least: int = 0) -> None:
         """Move accepted rows from each outbox to Delta, if there are at least that many in it."""
@@ -161,13 +157,11 @@ def open_run(pipeline: Pipeline, home: Home) -> Run:
 
 
 def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
-    definition, control = definition_of(pipeline), control_of(home)
-    begin(pipeline, definition, journal, control, signer_of(home), online_flavor)
+    control = _begun(pipeline, home, journal)
     keys = KeyTable(home.keys / "subjects.sqlite")
-    finish_erasures(control, pipeline.name, keys, verifier_of(home))
     intake = Intake(journal, pipeline.contracts, keys, starts=pipeline.starts)
     folds, lockstep = _caught_up(pipeline, home, journal, intake)
-    missing = checked_missing(control, pipeline.name, journal, verifier_of(home))
+    missing = _missing(control, pipeline, home, journal)
     for entry in missing:
         lockstep.land(echo_of(entry))
     if any(entry.action == PUBLISH_VIEWS for entry in missing):
@@ -186,6 +180,49 @@ def _wire(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> Run:
     )
 
 
+def make_ready(pipeline: Pipeline, home: Home) -> None:
+    """What live processes find: a journal that is begun, every decision's echo, and folds that have caught up.
+
+    Folds of another version catch up in their worker: what they computed is read on until then. Where there is nothing
+    to read on, everything is rebuilt first.
+
+    Raises:
+        As `open_run`.
+    """
+    home.prepare()
+    with closing(SqliteJournal(home.journal, pipeline.name, dedup_window=pipeline.dedup_window)) as journal:
+        control = _begun(pipeline, home, journal)
+        if reads_on := _reads_on(pipeline, home, journal):
+            journal.append([echo_of(entry) for entry in _missing(control, pipeline, home, journal)])
+            open_folds(pipeline, home, journal, beside=True).close()
+            _register(pipeline, home, journal.incarnation)
+    if not reads_on:
+        open_run(pipeline, home).close()
+
+
+def _reads_on(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> bool:
+    """Whether a fold is to be rebuilt while there are rows of every view."""
+    views = [each.fold for each in echoed_sets(home, journal, journal.incarnation, pipeline.views).live]
+    versions = {**_VERSIONS, **dict.fromkeys(views, FeatureFold.version)}
+    successions = {
+        name: Succession(home.fold(name), fold_identity(pipeline, version), journal)
+        for name, version in versions.items()
+    }
+    return any(each.is_beside for each in successions.values()) and all(successions[name].is_read for name in views)
+
+
+def _begun(pipeline: Pipeline, home: Home, journal: SqliteJournal) -> ControlLog:
+    control = control_of(home)
+    begin(pipeline, definition_of(pipeline), journal, control, signer_of(home), online_flavor)
+    with closing(KeyTable(home.keys / "subjects.sqlite")) as keys:
+        finish_erasures(control, pipeline.name, keys, verifier_of(home))
+    return control
+
+
+def _missing(control: ControlLog, pipeline: Pipeline, home: Home, journal: SqliteJournal) -> list[Entry]:
+    return checked_missing(control, pipeline.name, journal, verifier_of(home))
+
+
 def _caught_up(pipeline: Pipeline, home: Home, journal: SqliteJournal, intake: Intake) -> tuple[Folds, Lockstep]:
     folds = open_folds(pipeline, home, journal)
     lockstep = Lockstep(journal, intake, folds.runners)
@@ -193,8 +230,15 @@ def _caught_up(pipeline: Pipeline, home: Home, journal: SqliteJournal, intake: I
     return folds, lockstep
 
 
-def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
+def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal, *, beside: bool = False) -> Folds:
     """Restore every fold of a pipeline from its file; `Runner.offset` says how far each had come.
+
+    Args:
+        pipeline: Whose.
+        home: Where the files are.
+        journal: What the folds read.
+        beside: Whether a fold that another version wrote is rebuilt beside its file, which is read on until the fold is
+            decided to take over; otherwise it is rebuilt in place.
 
     Raises:
         Refused: A view that the journal's folds compute was changed or removed.
@@ -204,8 +248,10 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
     require_kept(plan_views(pipeline.views, sets))
     views = plans_of(sets.first, pipeline.views)
     schemas = [view.schema for view in views]
-    files = {name: FoldFile(home.fold(name)) for name in FOLDS}
-    copy = copy_of(pipeline, journal.incarnation)
+    shelf = _Shelf(pipeline, home, journal, beside=beside)
+    files = {name: shelf.open(name, version) for name, version in _VERSIONS.items()}
+    is_read = home.fold(FIRST) not in {each.path for each in shelf.beside}
+    copy = copy_of(pipeline, journal.incarnation) if is_read else None
     table = OnlineTable(files["features"].db, copy)
     outbox = Outbox(files["features"].db, schemas)
     features = FeatureFold(views, pipeline.lateness, table, outbox)
@@ -214,15 +260,17 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
     learner = _learner(pipeline, home, journal)
     folds: list[Fold] = [features, answer, join, learner]
     if pipeline.quality:
-        files[QualityFold.name] = FoldFile(home.fold(QualityFold.name))
-        folds.append(QualityFold(pipeline.quality))
+        quality = QualityFold(pipeline.quality)
+        files[quality.name] = shelf.open(quality.name, quality.version)
+        folds.append(quality)
     else:
         # What was measured by rules that are gone would count as a reader that stays behind.
-        remove_database(home.fold(QualityFold.name))
+        remove_fold(home.fold(QualityFold.name))
     # A runner that never steps (a live worker's) asks less of its journal than the whole port.
     port = cast(Journal, journal)
-    later = [open_views(pipeline, home, journal, each) for each in sets.live if each.fold != FIRST]
-    runners = [Runner(fold, files[fold.name], port, _fingerprint(pipeline), lift=_lift(pipeline)) for fold in folds]
+    live = (each for each in sets.live if each.fold != FIRST)
+    later = [open_views(pipeline, home, journal, each, shelf.open(each.fold, FeatureFold.version)) for each in live]
+    runners = [Runner(fold, files[fold.name], port, fold_fingerprint(pipeline), lift=_lift(pipeline)) for fold in folds]
     return Folds(
         runners=[*runners, *(each.runner for each in later)],
         features=features,
@@ -234,21 +282,40 @@ def open_folds(pipeline: Pipeline, home: Home, journal: FoldJournal) -> Folds:
         copy=copy,
         history=History(home.history(journal.incarnation), schemas),
         later=later,
+        beside=shelf.beside,
     )
 
 
-def open_views(pipeline: Pipeline, home: Home, journal: FoldJournal, each: ViewSet) -> LaterViews:
-    """Restore the fold of a later view set, or begin it.
+class _Shelf:
+    """Opens folds' files to be written."""
+
+    def __init__(self, pipeline: Pipeline, home: Home, journal: FoldJournal, *, beside: bool) -> None:
+        self._pipeline, self._home, self._journal = pipeline, home, journal
+        self._may_be_beside = beside
+        self.beside: list[Succession] = []
+
+    def open(self, name: str, version: int) -> FoldFile:
+        path = self._home.fold(name)
+        if not self._may_be_beside:
+            return FoldFile(path)
+        succession = Succession(path, fold_identity(self._pipeline, version), self._journal)
+        succession.settle()
+        if succession.is_beside:
+            self.beside.append(succession)
+        return FoldFile(succession.writes)
+
+
+def open_views(pipeline: Pipeline, home: Home, journal: FoldJournal, each: ViewSet, file: FoldFile) -> LaterViews:
+    """Restore the fold of a later view set from its file, or begin it.
 
     When a set that is still to be published begins, what another set left in the history of its views is removed.
     """
     plans = plans_of(each, pipeline.views)
     schemas = [view.schema for view in plans]
-    file = FoldFile(home.fold(each.fold))
     outbox = Outbox(file.db, schemas)
     fold = FeatureFold(plans, pipeline.lateness, OnlineTable(file.db), outbox, name=each.fold)
     port = cast(Journal, journal)
-    runner = Runner(fold, file, port, _fingerprint(pipeline), lift=_lift(pipeline), beside=FIRST)
+    runner = Runner(fold, file, port, fold_fingerprint(pipeline), lift=_lift(pipeline), beside=FIRST)
     root = home.history(journal.incarnation)
     if runner.offset == START and not each.published:
         for view in plans:
@@ -259,11 +326,6 @@ def open_views(pipeline: Pipeline, home: Home, journal: FoldJournal, each: ViewS
 def _lift(pipeline: Pipeline) -> Lift:
     """Where nothing is lifted the runners pay nothing for it."""
     return as_stored if pipeline.adapters.is_identity else pipeline.adapters.lift
-
-
-def _fingerprint(pipeline: Pipeline) -> str:
-    """What a fold's numbers follow from beside its own version: the libraries, and what lifts older records."""
-    return "-".join(filter(None, (library_fingerprint(), pipeline.adapters.digest[:12])))
 
 
 def _answer(

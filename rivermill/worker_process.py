@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +23,7 @@ from journal.body import Decision, body_of
 from journal.errors import Busy, Fenced, OwnerDown, UpstreamError
 from journal.owner_client import OwnerClient
 from journal.poison import Attempts, skips_in
+from journal.rebuild import CUTOVER, Succession
 from journal.record import Cause, Draft, Kind, Record
 from journal.runner import Runner
 from journal.sqlite_reader import SqliteReader
@@ -29,6 +31,7 @@ from rivermill.build import build_fingerprint
 from rivermill.lockstep import rare_collections
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home
+from rivermill.skipping import cut_over
 from rivermill.supervisor import say_on_stderr
 from rivermill.wiring import Folds, open_folds
 
@@ -171,6 +174,7 @@ class LastingWorker(Worker):
         owner: OwnerClient,
         attempts: Attempts,
         say: Callable[[str], None],
+        take_over: Callable[[Succession], object],
     ) -> None:
         """Restore the folds.
 
@@ -180,8 +184,9 @@ class LastingWorker(Worker):
             owner: Takes what they derive.
             attempts: What is known about the batches that the last worker did not survive.
             say: Told when a record cannot be taken.
+            take_over: Decides, and echoes, that a fold which was rebuilt beside its file takes over.
         """
-        self._open, self._attempts, self._say = open_folds, attempts, say
+        self._open, self._attempts, self._say, self._take_over = open_folds, attempts, say, take_over
         self._claimed = False
         super().__init__(open_folds(), reader, owner)
 
@@ -193,7 +198,7 @@ class LastingWorker(Worker):
     def step(self) -> bool:
         """See `Worker.step`. A page whose record made a fold raise counts as none that was taken."""
         try:
-            return super().step()
+            return super().step() or self._lets_take_over()
         except FoldRaised as poison:
             suspect = self._attempts.raised(poison.fold, poison.offset, poison.error)
             self._say(f"{poison}; time {suspect.deaths}" + (", and it stays there" if suspect.holds else ""))
@@ -223,6 +228,20 @@ class LastingWorker(Worker):
         self._reopen()
         return not self._claim()
 
+    def _lets_take_over(self) -> bool:
+        """Decide that folds which were rebuilt beside their files take over, now that they have caught up."""
+        if not (self._folds.beside and self._claimed and self._attempts.stopped is None and self._has_caught_up()):
+            return False
+        try:
+            for succession in self._folds.beside:
+                self._take_over(succession)
+        except (OwnerDown, Busy):
+            self._stopping.wait(_RETRY_AFTER)
+        return True
+
+    def _has_caught_up(self) -> bool:
+        return min(runner.offset for runner in self._folds.runners) >= self._reader.end()
+
     def _reopen(self) -> None:
         self._folds.close()
         self._claimed = False
@@ -233,15 +252,20 @@ class LastingWorker(Worker):
         if not super()._take(page):
             return False
         self._attempts.passed(page[-1].offset)
-        if self._publishes_views(page):
+        if self._changes_files(page):
             self._reopen()
         return True
 
-    def _publishes_views(self, page: Sequence[Record]) -> bool:
-        """Whether from here on there are views that no fold of this worker computes yet."""
+    def _changes_files(self, page: Sequence[Record]) -> bool:
+        """Whether from here on a fold runs that this worker does not have yet, or one takes its predecessor's place."""
         running = {runner.fold.name for runner in self._folds.runners}
+        rebuilt = {(each.fold, each.identity.name) for each in self._folds.beside}
         decided = (body_of(record, Decision) for record in page if record.kind is Kind.DECISION)
-        return any(each.action == PUBLISH_VIEWS and each.details["fold"] not in running for each in decided)
+        return any(
+            (each.action == PUBLISH_VIEWS and each.details["fold"] not in running)
+            or (each.action == CUTOVER and (each.details["fold"], each.details["identity"]) in rebuilt)
+            for each in decided
+        )
 
     def _enter(self, runner: Runner) -> None:
         self._attempts.enter(runner.fold.name)
@@ -263,7 +287,12 @@ def main(home_root: Path, folder: Path) -> None:
     attempts = Attempts(home.attempts, build_fingerprint(), RECORDS_PER_PAGE)
     owner = OwnerClient(home.socket, timeout=_PATIENCE)
     worker = LastingWorker(
-        lambda: open_folds(pipeline, home, FollowedJournal(reader)), reader, owner, attempts, say_on_stderr
+        lambda: open_folds(pipeline, home, FollowedJournal(reader), beside=True),
+        reader,
+        owner,
+        attempts,
+        say_on_stderr,
+        partial(cut_over, home, why="rebuilt up to the journal's end", principal="worker"),
     )
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:

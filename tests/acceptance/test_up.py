@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -23,12 +24,14 @@ from benchmarks.live import Load
 from journal.checkpoint import FoldFile
 from journal.control import ControlLog
 from journal.log import START
+from journal.rebuild import cutovers_in
 from journal.record import Kind
 from journal.sqlite_reader import SqliteReader
 from rivermill.demo import run_file
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import open_run
+from rivermill.wiring import FOLDS, open_run
+from tests.aged import age
 
 pytestmark = pytest.mark.slow
 
@@ -323,3 +326,21 @@ def test_the_state_that_it_left_follows_from_its_journal(service: Service, tmp_p
     finally:
         live.close()
         replayed.close()
+
+
+def test_what_other_libraries_computed_is_read_until_the_rebuilt_folds_take_over(service: Service) -> None:
+    age(service.home)
+    upgraded = Service(service.home.root)
+
+    def features() -> list[Any]:
+        page = new_page()
+        upgraded.ask(page)
+        found: dict[str, Any] = upgraded.call("GET", f"/v1/phishing/predictions/{page}")[1]
+        return list(found["features"].values())
+
+    try:
+        until("features of the rebuilt fold", lambda: None not in features())
+        with contextlib.closing(upgraded.journal()) as journal:
+            until("every fold's cutover", lambda: all(len(cutovers_in(journal, name)) == 1 for name in FOLDS))
+    finally:
+        assert upgraded.stop() == 0

@@ -1,22 +1,28 @@
 """A live pipeline that is killed and started again, and producers that wait for it: what crash tests share."""
 
 import os
+import shutil
 import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 
+from journal.body import Example, decode
+from journal.digest import digest_journal, digest_parts
 from journal.errors import Busy, OwnerDown
 from journal.log import START
 from journal.owner_client import OwnerClient
-from journal.record import Record
+from journal.record import Kind, Record
 from journal.sqlite_reader import SqliteReader
 from journal.wire import AcceptedFate, RepeatedFate
+from rivermill.pipeline import Pipeline
 from rivermill.settings import Home
+from rivermill.wiring import Run, open_run
 from tests.crash.history import History, Step
 from tests.crash.zygote import Zygote
 
@@ -138,3 +144,41 @@ def all_records(home: Home) -> list[Record]:
 def requests_of(events: Iterator[bytes]) -> Iterator[list[bytes]]:
     while request := list(islice(events, EVENTS_PER_REQUEST)):
         yield request
+
+
+def send(live: Live, events: Iterator[bytes]) -> Producer:
+    """A producer at work."""
+    producer = Producer(live, "producer", requests_of(events), threading.Lock())
+    producer.start()
+    return producer
+
+
+def digest_of(run: Run) -> str:
+    """Of the journal and every fold."""
+    folds = {runner.fold.name: runner.fold.digest() for runner in run.lockstep.runners}
+    return digest_parts({"journal": digest_journal(run.journal)[0], **folds})
+
+
+def replayed(home: Home, pipeline: Pipeline, elsewhere: Path) -> str:
+    """The digest of an uninterrupted replay of the journal that a home holds."""
+    copy = Home(elsewhere, home.pipeline)
+    shutil.copytree(home.folder, copy.folder, ignore=shutil.ignore_patterns("folds", "history", "*.sock"))
+    end = len(all_records(home))
+    with closing(open_run(pipeline, copy)) as run:
+        run.folds.flush_history()
+        assert run.journal.end() + 1 == end, "a replay derived what the journal does not hold"
+        return digest_of(run)
+
+
+def check_learned(run: Run, records: list[Record]) -> int:
+    """Every label was learned exactly once, and every prediction ended in one place."""
+    examples = [record for record in records if record.kind is Kind.EXAMPLE]
+    joined = [decode(record.body, Example).prediction for record in examples]
+    assert len({record.id for record in examples}) == len(set(joined)) == len(examples)
+    predictions = sum(record.kind is Kind.PREDICTION for record in records)
+    expired = sum(record.kind is Kind.EXPIRED for record in records)
+    join, learner = run.folds.join.counts(), run.folds.learner.counts()
+    assert learner["examples"] == len(examples)
+    assert join["pending"] == learner["pending"] == predictions - expired - len(examples)
+    assert join["expired"] == expired
+    return len(examples)

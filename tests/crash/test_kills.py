@@ -16,14 +16,21 @@ from pathlib import Path
 
 import pytest
 
-from journal.body import Example, decode
-from journal.digest import digest_journal, digest_parts
-from journal.record import Kind, Record
-from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import Run, open_run
+from rivermill.wiring import open_run
 from tests.crash.history import Counts, check, reconcile
-from tests.crash.live import EVENTS_PER_REQUEST, PATIENCE, Live, Producer, all_records, requests_of
+from tests.crash.live import (
+    EVENTS_PER_REQUEST,
+    PATIENCE,
+    Live,
+    Producer,
+    all_records,
+    check_learned,
+    digest_of,
+    replayed,
+    requests_of,
+)
 from tests.crash.zygote import Zygote
 
 pytestmark = pytest.mark.slow
@@ -41,38 +48,6 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     zygote = Zygote(*(configs_folder() / name for name in names), log=log)
     yield zygote
     zygote.close()
-
-
-def digest(run: Run) -> str:
-    folds = {runner.fold.name: runner.fold.digest() for runner in run.lockstep.runners}
-    return digest_parts({"journal": digest_journal(run.journal)[0], **folds})
-
-
-def replayed(home: Home, pipeline: Pipeline, elsewhere: Path) -> str:
-    """The digest of an uninterrupted replay of the journal that a home holds."""
-    copy = Home(elsewhere, home.pipeline)
-    shutil.copytree(home.folder, copy.folder, ignore=shutil.ignore_patterns("folds", "history", "*.sock"))
-    end = len(all_records(home))
-    run = open_run(pipeline, copy)
-    try:
-        assert run.journal.end() + 1 == end, "a replay derived what the journal does not hold"
-        return digest(run)
-    finally:
-        run.close()
-
-
-def check_learned(run: Run, records: list[Record]) -> int:
-    """Every label was learned exactly once, and every prediction ended in one place."""
-    examples = [record for record in records if record.kind is Kind.EXAMPLE]
-    joined = [decode(record.body, Example).prediction for record in examples]
-    assert len({record.id for record in examples}) == len(set(joined)) == len(examples)
-    predictions = sum(record.kind is Kind.PREDICTION for record in records)
-    expired = sum(record.kind is Kind.EXPIRED for record in records)
-    join, learner = run.folds.join.counts(), run.folds.learner.counts()
-    assert learner["examples"] == len(examples)
-    assert join["pending"] == learner["pending"] == predictions - expired - len(examples)
-    assert join["expired"] == expired
-    return len(examples)
 
 
 def drive(live: Live, events: Iterator[bytes]) -> list[Producer]:
@@ -111,7 +86,7 @@ def test_r01_owner_and_worker_killed_over_real_events(
     records, tallies = all_records(home), run.journal.tallies()
     counts = check([producer.history for producer in producers], records)
     examples = check_learned(run, records)
-    found = digest(run)
+    found = digest_of(run)
     run.close()
     assert replayed(home, pipeline, tmp_path / "replayed") == found
     say(report(live, counts, examples))
@@ -150,7 +125,7 @@ def test_r02_lock_step_killed_at_any_call_gives_the_same_digest(
     digests = []
     for root in (whole, tmp_path / "killed"):
         run = open_run(pipeline, Home(root, "phishing"))
-        digests.append(digest(run))
+        digests.append(digest_of(run))
         check_learned(run, all_records(run.home))
         run.close()
     say(f"kills {lives[-signal.SIGKILL]} of a lock-step run, at any of {calls} calls; digests equal")

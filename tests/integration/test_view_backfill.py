@@ -324,6 +324,7 @@ def test_a_live_worker_takes_up_a_view_at_the_echo_of_its_publication(
             cast(Any, Owner(journal)),
             Attempts(home.attempts, "build", 1_000),
             lambda _: None,
+            lambda _: None,
         )
         with closing(worker):
             while worker.step():

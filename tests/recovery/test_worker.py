@@ -70,6 +70,8 @@ class Learner(Echo):
 class SmallFolds:
     """Two folds in a folder."""
 
+    beside = ()
+
     def __init__(self, folder: Path, journal: Any, trip: Trip) -> None:
         folds = (Echo(trip), Learner(nothing))
         self.runners = [Runner(fold, FoldFile(folder / f"{fold.name}.sqlite"), journal, "f") for fold in folds]
@@ -141,6 +143,7 @@ class Home:
             cast(Any, Owner(self.journal, self.epochs)),
             Attempts(self.attempts, build, RECORDS_PER_PAGE),
             self.said.append,
+            _nothing_takes_over,
         )
 
     def derived(self) -> list[str]:
@@ -150,6 +153,10 @@ class Home:
         details = {"fold": fold, "offset": offset}
         decision = Decision(sequence=1, action="skip", subject=fold, why="w", details=details)
         self.journal.append([draft_of(decision, kind=Kind.DECISION, stream="control", id="decision-1")])
+
+
+def _nothing_takes_over(_: object) -> None:
+    """No fold here is rebuilt beside its file."""
 
 
 def drive(worker: Worker) -> None:

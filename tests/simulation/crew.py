@@ -65,6 +65,8 @@ class _Owner:
 class _Folds:
     """What a worker asks of `rivermill.wiring.Folds`."""
 
+    beside = ()
+
     def __init__(self, life: Life) -> None:
         self._life = life
         self.set = life.folds
@@ -158,7 +160,9 @@ class Crew:
         attempts = Attempts(self._path, f"build {self._build}", _RECORDS_PER_PAGE)
         owner = _Owner(self._world, self._epochs, self._interrupt)
         reader = _Reader(self._world, self._chance)
-        worker = LastingWorker(open_folds, cast(Any, reader), cast(Any, owner), attempts, _say_nothing)
+        worker = LastingWorker(
+            open_folds, cast(Any, reader), cast(Any, owner), attempts, _say_nothing, _nothing_takes_over
+        )
         self._workers.append((worker, opened, attempts))
 
     def _interrupt(self) -> None:
@@ -170,6 +174,10 @@ class Crew:
                 self._workers[-1][0].step()
             finally:
                 self._is_nested = False
+
+
+def _nothing_takes_over(_: object) -> None:
+    """Rebuilds beside files are not simulated."""
 
 
 def _say_nothing(_: str) -> None:
