@@ -8,6 +8,7 @@ from pathlib import Path
 
 from journal.blobs import Blobs
 from journal.chain import Chain
+from journal.errors import NotWritable
 from journal.log import START
 from journal.record import Cause, Draft, Kind, Record
 from journal.segment import Segment
@@ -101,8 +102,14 @@ class SqliteReader:
 
 
 def _open_born(path: Path) -> Segment | None:
-    """A segment that another process began; None while that process is still at it."""
-    segment = Segment(path, readonly=True)
+    """A segment that another process began; None while that process is still at it, or when it died at that."""
+    try:
+        segment = Segment(path, readonly=True)
+    except NotWritable:
+        # Of a file that is not in WAL mode yet, only who may write it can undo what was begun.
+        if path.with_name(f"{path.name}-journal").exists():
+            return None
+        raise
     if segment.is_born():
         return segment
     segment.close()

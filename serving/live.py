@@ -211,7 +211,8 @@ class LiveService:
             "snapshot": prediction.snapshot,
             "control": prediction.control,
             "degraded": prediction.degraded,
-            "now": format_time(self.now),
+            # While its record was waited for, the journal has gone on.
+            "now": format_time(self.now if prediction.now is None else prediction.now),
             "receipt": receipt,
         }
 

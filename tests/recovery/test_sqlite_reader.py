@@ -1,7 +1,10 @@
 """Following a journal that another process owns: every record once, whatever its owner is doing to the files."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from journal.clock import DAY, SECOND
 from journal.log import START
 from journal.record import Cause, Draft, Kind, Record
-from journal.segment import Segment, segment_paths
+from journal.segment import Segment, segment_path, segment_paths
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
 
@@ -80,6 +83,29 @@ def test_a_segment_that_is_still_being_made_is_left_alone(
     written += journal.append([event(3)])
     assert follow(reader, START) == written
     assert len(reader.segments()) == 2
+
+
+HALF_MADE = """
+import os, sys, apsw
+db = apsw.Connection(sys.argv[1])
+db.execute("PRAGMA cache_size = 1; BEGIN; CREATE TABLE meta (value); INSERT INTO meta VALUES (zeroblob(1000000))")
+os._exit(0)
+"""
+
+
+def test_a_segment_whose_maker_died_in_mid_write_is_left_to_the_next_owner(
+    journal: SqliteJournal, reader: SqliteReader
+) -> None:
+    """Its rollback journal is there, and whoever only reads may not roll back."""
+    written = journal.append([event(n) for n in range(3)])
+    path = segment_path(journal.folder, 3)
+    subprocess.run([sys.executable, "-c", HALF_MADE, str(path)], check=True)
+    assert path.with_name(f"{path.name}-journal").exists()
+    assert follow(reader, START) == written
+    journal.close()
+    with closing(SqliteJournal(journal.folder, "t", dedup_window=DAY, records_per_segment=3)) as owner:
+        written += owner.append([event(3)])
+        assert follow(reader, START) == written
 
 
 def test_marks_are_the_last_commits(journal: SqliteJournal, reader: SqliteReader) -> None:
