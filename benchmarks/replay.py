@@ -6,11 +6,12 @@ The journal is that of a home in which the flights were played; without ``--home
 in turn, in this process:
 
 - ours: a worker's own way of catching up. Pages of the journal, each record decoded and passed to a runner with fresh
-  files, a commit behind each page. The feature fold alone, the learner alone, and join and learner together (G10);
+  files, a commit behind as many pages as a worker takes before it commits. The feature fold alone, the learner alone,
+  and join and learner together (G10);
 - the bare feature loop (L4 + tiles): the same events parsed beforehand, the same timers, windows and row values by the
-  same code; each page's rows upserted behind a guard on their stamps in one transaction. No journal, no guard in
-  memory, no state of windows saved, no history. A stricter one upserts only the newest row of each entity in a page,
-  though history needs them all;
+  same code; the rows of as many records upserted behind a guard on their stamps in one transaction. No journal, no
+  guard in memory, no state of windows saved, no history. A stricter one upserts only the newest row of each entity
+  between two commits, though history needs them all;
 - the bare learner (L7): the same inputs in memory, answered and learned by a bare River model in the same order. No
   journal, no figures, no scores, no snapshots, no checkpoints.
 
@@ -51,7 +52,7 @@ from rivermill.lockstep import rare_collections
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home, configs_folder
 from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, open_folds, open_run
-from rivermill.worker_process import RECORDS_PER_PAGE, FollowedJournal
+from rivermill.worker_process import RECORDS_PER_COMMIT, RECORDS_PER_PAGE, FollowedJournal, Pace
 
 TABLE = """
 CREATE TABLE online (view TEXT, key BLOB, event INTEGER, known INTEGER, value BLOB, PRIMARY KEY (view, key))
@@ -96,7 +97,7 @@ def played(root: Path | None, weeks: int, pipeline: Pipeline) -> Iterator[Home]:
 
 
 def replay(
-    pipeline: Pipeline, journal: SqliteReader, names: Sequence[str], page: int, after: Callable[[int], None]
+    pipeline: Pipeline, journal: SqliteReader, names: Sequence[str], pace: Pace, after: Callable[[int], None]
 ) -> Took:
     """Take every record through fresh folds of these names; ``after`` is told how far it is, behind each commit."""
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +107,7 @@ def replay(
         runners = [runner for runner in folds.runners if runner.fold.name in names]
         gc.collect()
         wall, cpu = perf_counter(), process_time()
-        _follow(journal, runners, page, after)
+        _follow(journal, runners, pace, after)
         took = process_time() - cpu, perf_counter() - wall
         result = _rows_digest(home.fold("features")) if "features" in names else river.digest(folds.learner.model)
         state = " ".join(runner.fold.digest() for runner in runners)
@@ -114,18 +115,35 @@ def replay(
     return Took(*took, result, state)
 
 
-def _follow(journal: SqliteReader, runners: Sequence[Runner], page: int, after: Callable[[int], None]) -> None:
+def _follow(journal: SqliteReader, runners: Sequence[Runner], pace: Pace, after: Callable[[int], None]) -> None:
     routes = {kind: [runner for runner in runners if kind in runner.kinds] for kind in Kind}
     offset = START
-    while records := journal.read(0, offset, page):
-        for record in records:
-            for runner in routes[record.kind]:
-                runner.apply(record)
-        offset = records[-1].offset
+    for records in pages_in(journal, pace.commit, pace.page):
+        for page in records:
+            for record in page:
+                for runner in routes[record.kind]:
+                    runner.apply(record)
+            offset = page[-1].offset
         for runner in runners:
             runner.pass_over(offset)
             runner.commit()
         after(offset)
+
+
+def pages_in(journal: SqliteReader, commit: int, page: int) -> Iterator[Iterator[list[Record]]]:
+    """The journal's pages, in groups that share a commit; each group is used up before the next is asked for."""
+    offset = START
+
+    def group() -> Iterator[list[Record]]:
+        nonlocal offset
+        left = commit
+        while left > 0 and (records := journal.read(0, offset, min(page, left))):
+            offset = records[-1].offset
+            left -= len(records)
+            yield records
+
+    while offset < journal.end():
+        yield group()
 
 
 def _rows_digest(path: Path) -> str:
@@ -133,13 +151,10 @@ def _rows_digest(path: Path) -> str:
         return hashlib.sha256(repr(db.execute(ROWS).fetchall()).encode()).hexdigest()
 
 
-def pages_of(journal: SqliteReader, page: int) -> list[Page]:
-    """The source events of each page, parsed."""
-    pages, offset = [], START
-    while records := journal.read(0, offset, page):
-        pages.append([_parsed(record) for record in records if record.kind is Kind.SOURCE])
-        offset = records[-1].offset
-    return pages
+def pages_of(journal: SqliteReader, pace: Pace) -> list[Page]:
+    """The source events between two commits, parsed."""
+    groups = pages_in(journal, pace.commit, pace.page)
+    return [[_parsed(each) for page in pages for each in page if each.kind is Kind.SOURCE] for pages in groups]
 
 
 def _parsed(record: Record) -> tuple[str, dict[str, Any], int, str, int]:
@@ -248,16 +263,16 @@ def nothing(_: int) -> None:
     """After a commit."""
 
 
-def print_ratios(pipeline: Pipeline, journal: SqliteReader, rounds: int, page: int) -> None:
+def print_ratios(pipeline: Pipeline, journal: SqliteReader, rounds: int, pace: Pace) -> None:
     """Run everything in turn and compare."""
-    pages, steps = pages_of(journal, page), steps_of(journal)
+    pages, steps = pages_of(journal, pace), steps_of(journal)
     runs: dict[str, Callable[[], Took]] = {
-        "features": lambda: replay(pipeline, journal, ["features"], page, nothing),
+        "features": lambda: replay(pipeline, journal, ["features"], pace, nothing),
         "upserts": lambda: bare_features(pipeline, pages, newest_only=False),
         "newest": lambda: bare_features(pipeline, pages, newest_only=True),
-        "learner": lambda: replay(pipeline, journal, ["learner"], page, nothing),
+        "learner": lambda: replay(pipeline, journal, ["learner"], pace, nothing),
         "river": lambda: bare_learner(pipeline.line.make_model(), steps),
-        "both": lambda: replay(pipeline, journal, ["join", "learner"], page, nothing),
+        "both": lambda: replay(pipeline, journal, ["join", "learner"], pace, nothing),
     }
     took: dict[str, list[Took]] = {name: [] for name in runs}
     with rare_collections():
@@ -269,16 +284,17 @@ def print_ratios(pipeline: Pipeline, journal: SqliteReader, rounds: int, page: i
     assert all(len({each.state for each in each_round}) == 1 for each_round in took.values())
     events, examples = sum(map(len, pages)), sum(x is None for _, x, _ in steps)
     print(
-        f"{journal.end() + 1:,} records: {events:,} events, {examples:,} examples; pages of {page:,}, {rounds} rounds"
+        f"{journal.end() + 1:,} records: {events:,} events, {examples:,} examples; pages of {pace.page:,}, "
+        f"a commit behind {pace.commit:,}, {rounds} rounds"
     )
     compare("G16 feature fold over L4 + tiles", took["upserts"], took["features"], "accept 0.6, aim 0.8")
-    compare("  over the newest row of each entity in a page", took["newest"], took["features"], "stricter")
+    compare("  over the newest row of each entity between commits", took["newest"], took["features"], "stricter")
     compare("G16 learner over L7", took["river"], took["learner"], "accept 0.6, aim 0.8")
     compare("G10 join and learner over L7", took["river"], took["both"], "accept 0.4, aim 0.7")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB, both sides' data included")
 
 
-def print_memory(pipeline: Pipeline, journal: SqliteReader, page: int) -> None:
+def print_memory(pipeline: Pipeline, journal: SqliteReader, pace: Pace) -> None:
     """Replay once; what the process holds after each tenth of the journal."""
     held: dict[int, float] = {}
     end = journal.end()
@@ -287,15 +303,15 @@ def print_memory(pipeline: Pipeline, journal: SqliteReader, page: int) -> None:
         held[10 * offset // end] = resident()
 
     with rare_collections():
-        replay(pipeline, journal, ["features", "join", "learner"], page, after)
+        replay(pipeline, journal, ["features", "join", "learner"], pace, after)
     print(f"{end + 1:,} records; MB after each tenth: {' '.join(f'{held[n]:,.0f}' for n in sorted(held))}")
 
 
-def print_profile(pipeline: Pipeline, journal: SqliteReader, page: int) -> None:
+def print_profile(pipeline: Pipeline, journal: SqliteReader, pace: Pace) -> None:
     """Where the time of ours goes."""
     for names in (["features"], ["join", "learner"]):
         profile = cProfile.Profile()
-        profile.runcall(replay, pipeline, journal, names, page, nothing)
+        profile.runcall(replay, pipeline, journal, names, pace, nothing)
         pstats.Stats(profile).sort_stats("tottime").print_stats(30)
 
 
@@ -306,17 +322,18 @@ def main() -> None:
     parser.add_argument("--weeks", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--page", type=int, default=RECORDS_PER_PAGE)
+    parser.add_argument("--commit", type=int, default=RECORDS_PER_COMMIT)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    pipeline = load_pipeline(configs_folder() / "flights")
+    pipeline, pace = load_pipeline(configs_folder() / "flights"), Pace(options.page, options.commit)
     with played(options.home, options.weeks, pipeline) as home, closing(SqliteReader(home.journal)) as journal:
         if options.memory:
-            print_memory(pipeline, journal, options.page)
+            print_memory(pipeline, journal, pace)
         elif options.profile:
-            print_profile(pipeline, journal, options.page)
+            print_profile(pipeline, journal, pace)
         else:
-            print_ratios(pipeline, journal, options.rounds, options.page)
+            print_ratios(pipeline, journal, options.rounds, pace)
 
 
 if __name__ == "__main__":

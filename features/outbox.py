@@ -7,9 +7,11 @@ since some fifteen rows come here for every source event.
 import zlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 import apsw
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.rows import FieldValue, Row, ViewSchema, decode_key
 from journal.errors import Corrupt
@@ -50,8 +52,8 @@ class Outbox:
         """Write what was added since the last save into the caller's open transaction."""
         for view, rows in self._added.items():
             if rows:
-                through = max(row.known for row in rows)
-                blob = _encode(arrow_table(self._views[view], self._schemas[view], rows))
+                table = arrow_table(self._views[view], self._schemas[view], rows)
+                through, blob = pc.max(table[KNOWN]).value, _encode(table)
                 self._db.execute(
                     "INSERT INTO outbox (view, through_known, count, rows, checksum) VALUES (?, ?, ?, ?, ?)",
                     (view, through, len(rows), blob, zlib.crc32(blob)),
@@ -116,18 +118,20 @@ def arrow_schema(view: ViewSchema) -> pa.Schema:
 def arrow_table(view: ViewSchema, schema: pa.Schema, rows: Sequence[Row]) -> pa.Table:
     """Rows as columns, in the given order; a delete's fields are null."""
     nothing: Sequence[FieldValue] = (None,) * len(view.fields)
-    decoded = {key: decode_key(key) for key in {row.key for row in rows}}
+    keys, events, knowns, values = _transposed(rows, len(Row._fields))
+    decoded = {key: decode_key(key) for key in set(keys)}
+    is_end = [each is None for each in values]
     columns: list[Sequence[FieldValue]] = [
-        *_transposed([decoded[row.key] for row in rows], len(view.join_keys)),
-        [row.event for row in rows],
-        [row.known for row in rows],
-        *_transposed([nothing if row.values is None else row.values for row in rows], len(view.fields)),
-        [row.values is None for row in rows],
+        *_transposed([decoded[key] for key in keys], len(view.join_keys)),
+        events,
+        knowns,
+        *_transposed([nothing if each is None else each for each in values] if any(is_end) else values, len(view.fields)),
+        is_end,
     ]
     return pa.Table.from_arrays([_column(*pair) for pair in zip(columns, schema.types, strict=True)], schema=schema)
 
 
-def _transposed(rows: Sequence[Sequence[FieldValue]], width: int) -> list[list[FieldValue]]:
+def _transposed(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
     # One pass over the rows and a strided copy per column: zip(*rows) would walk all rows once for each column.
     flat = list(chain.from_iterable(rows))
     return [flat[column::width] for column in range(width)]

@@ -182,8 +182,8 @@ class Decayed:
         return not self._denominator
 
     def dump(self) -> Any:
-        """[base, numerator, denominator]."""
-        return [self._base, self._numerator, self._denominator]
+        """[base, numerator, denominator]; the last two mostly need more than 64 bits."""
+        return [self._base, storable(self._numerator), storable(self._denominator)]
 
     def load(self, content: Any, _clock: int = 0) -> None:
         """Take back what `dump` gave."""

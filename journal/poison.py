@@ -3,8 +3,9 @@
 The rules:
 
 - A process that stops cleanly leaves no attempt file. One that finds such a file knows that its predecessor died.
-- While all goes well the file is written once per process, so a healthy batch costs no fsync beyond its commit. After
-  a death each batch is marked before it begins, until the suspect stretch is behind.
+- While all goes well the file is written once per process, so a healthy batch costs no fsync beyond its commit, and
+  one commit may stand behind several batches. After a death each batch is marked before it begins and committed by
+  itself, until the suspect stretch is behind: all that the process may have taken since its last commit.
 - A death inside a marked batch halves the next one. Only a batch of one names a record, and the mark before each fold
   names the fold. A mark is taken once: a process that dies before its first batch accuses nobody.
 - An exception names fold and record by itself. Everything is restored from the last commit, what stands before the
@@ -117,15 +118,16 @@ def skip_plan(path: Path, fold: str, offset: int) -> dict[str, Any]:
 class Attempts:
     """What one worker knows about the batches that it may not survive."""
 
-    def __init__(self, path: Path, build: str, most: int) -> None:
+    def __init__(self, path: Path, build: str, most: int, stretch: int = 0) -> None:
         """Read what the last process left, take its mark, and note that this one runs.
 
         Args:
             path: The attempt file.
             build: Fingerprint of the code and the libraries.
             most: Records in a healthy batch.
+            stretch: Records that a healthy process may take between two commits; a batch when that is more.
         """
-        self._path, self._most = path, most
+        self._path, self._most, self._stretch = path, most, stretch
         left = _read(path)
         fresh = Attempt(build=build, limit=most)
         self._is_careful = left is not None and left.build == build and not (left.clean and left.suspect is None)
@@ -160,7 +162,10 @@ class Attempts:
         """Mark a batch, if this worker is careful. Batches of one are marked fold by fold, by `enter`."""
         if self._is_careful:
             first, last = batch[0].offset, batch[-1].offset
-            until = last if self._now.until == START else self._now.until
+            until = self._now.until
+            if until == START:
+                # A batch that is not full ends where the journal does: nobody can have come further.
+                until = last if len(batch) < self._now.limit else max(last, first + self._stretch)
             self._set(first=first, last=last, size=len(batch), until=until, fold="")
             if len(batch) > 1:
                 self._write()

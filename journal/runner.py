@@ -82,6 +82,8 @@ class Runner:
             return ()
         self.offset = record.offset
         drafts = self._take(record) if record.kind in self.kinds else ()
+        if not drafts:
+            return ()
         return [msgspec.structs.replace(draft, cause=cause) for draft, cause in causes(drafts, record)]
 
     def step(self, record: Record) -> Sequence[Record]:

@@ -1,9 +1,10 @@
 """The worker of one pipeline: reads the journal, runs the folds, hands what follows to the journal's owner.
 
 A page of records goes through every fold; what they derive is sent to the owner in one piece; when the owner has made
-it durable the folds commit. So a checkpoint trails the journal here as in lock-step, and what a restarted worker sends
-again the owner drops by the sinks' marks. A page is what has arrived since the last one: a record at a time when idle,
-`RECORDS_PER_PAGE` when behind.
+it durable the folds may commit. So a checkpoint trails the journal here as in lock-step, and what a restarted worker
+sends again the owner drops by the sinks' marks. A page is what has arrived since the last one: a record at a time when
+idle, `RECORDS_PER_PAGE` when behind. Folds commit behind each page, and while pages are full once in
+`RECORDS_PER_COMMIT`: a state that changes with every page is written once for several.
 
 A record that a fold cannot take stops all folds of this worker, since each reads what another derives; the owner takes
 events on, and serving answers from the last snapshot. See `journal.poison`.
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from features.view_sets import PUBLISH_VIEWS
 from journal.body import Decision, body_of
@@ -36,10 +38,21 @@ from rivermill.supervisor import say_on_stderr
 from rivermill.wiring import Folds, open_folds
 
 RECORDS_PER_PAGE = 1_000
+RECORDS_PER_COMMIT = 8_000
 _LOOK_EVERY = 0.001
 _RETRY_AFTER = 0.1
 _PATIENCE = 10.0
 HISTORY_ROWS_PER_FLUSH = 50_000
+
+
+class Pace(NamedTuple):
+    """How many records a worker takes at once, and at most before it commits."""
+
+    page: int
+    commit: int
+
+
+USUAL = Pace(RECORDS_PER_PAGE, RECORDS_PER_COMMIT)
 
 
 class FollowedJournal:
@@ -73,9 +86,10 @@ class FollowedJournal:
 class Worker:
     """Drives a pipeline's folds behind the journal's end."""
 
-    def __init__(self, folds: Folds, reader: SqliteReader, owner: OwnerClient) -> None:
-        self._reader, self._owner = reader, owner
+    def __init__(self, folds: Folds, reader: SqliteReader, owner: OwnerClient, pace: Pace) -> None:
+        self._reader, self._owner, self._pace = reader, owner, pace
         self._stopping = threading.Event()
+        self._uncommitted = 0
         self._take_up(folds)
 
     def _take_up(self, folds: Folds) -> None:
@@ -100,25 +114,41 @@ class Worker:
         self._folds.close()
 
     def step(self) -> bool:
-        """Take one page through every fold; whether there was one.
+        """Take one page through every fold, or commit what pages before it left; whether there was anything to do.
 
         Raises:
             Fenced: A newer worker has taken the folds.
         """
         self._reader.refresh()
         page = self._next()
-        return bool(page) and self._take(page)
+        return self._take(page) if page else self._commit_all()
 
     def _next(self) -> Sequence[Record]:
-        return self._reader.read(0, min(runner.offset for runner in self._folds.runners), RECORDS_PER_PAGE)
+        return self._reader.read(0, min(runner.offset for runner in self._folds.runners), self._pace.page)
 
     def _take(self, page: Sequence[Record]) -> bool:
         derived = self._derive(page)
         if derived and not self._hand_over(derived):
+            self._uncommitted = 0  # the folds hold what the owner does not: only a restart may commit them
             return False
         for runner in self._folds.runners:
             runner.pass_over(page[-1].offset)
+        self._uncommitted += len(page)
+        if not self._may_wait(page):
+            self._commit_all()
+        return True
+
+    def _may_wait(self, page: Sequence[Record]) -> bool:
+        """Whether the commit may stand behind a later page."""
+        return len(page) == self._pace.page and self._uncommitted + len(page) <= self._pace.commit
+
+    def _commit_all(self) -> bool:
+        """Commit every fold, if there is anything to commit; whether there was."""
+        if not self._uncommitted:
+            return False
+        for runner in self._folds.runners:
             self._commit(runner)
+        self._uncommitted = 0
         self._folds.flush_history(HISTORY_ROWS_PER_FLUSH)
         return True
 
@@ -175,6 +205,7 @@ class LastingWorker(Worker):
         attempts: Attempts,
         say: Callable[[str], None],
         take_over: Callable[[Succession], object],
+        pace: Pace = USUAL,
     ) -> None:
         """Restore the folds.
 
@@ -185,10 +216,11 @@ class LastingWorker(Worker):
             attempts: What is known about the batches that the last worker did not survive.
             say: Told when a record cannot be taken.
             take_over: Decides, and echoes, that a fold which was rebuilt beside its file takes over.
+            pace: How many records at once.
         """
         self._open, self._attempts, self._say, self._take_over = open_folds, attempts, say, take_over
         self._claimed = False
-        super().__init__(open_folds(), reader, owner)
+        super().__init__(open_folds(), reader, owner, pace)
 
     def run(self) -> None:
         """See `Worker.run`."""
@@ -244,7 +276,7 @@ class LastingWorker(Worker):
 
     def _reopen(self) -> None:
         self._folds.close()
-        self._claimed = False
+        self._claimed, self._uncommitted = False, 0
         self._take_up(self._open())
 
     def _take(self, page: Sequence[Record]) -> bool:
@@ -253,8 +285,12 @@ class LastingWorker(Worker):
             return False
         self._attempts.passed(page[-1].offset)
         if self._changes_files(page):
+            self._commit_all()
             self._reopen()
         return True
+
+    def _may_wait(self, page: Sequence[Record]) -> bool:
+        return not self._attempts.is_careful and super()._may_wait(page)
 
     def _changes_files(self, page: Sequence[Record]) -> bool:
         """Whether from here on a fold runs that this worker does not have yet, or one takes its predecessor's place."""
@@ -284,7 +320,7 @@ def main(home_root: Path, folder: Path) -> None:
     pipeline = load_pipeline(folder)
     home = Home(home_root, pipeline.name)
     reader = SqliteReader(home.journal)
-    attempts = Attempts(home.attempts, build_fingerprint(), RECORDS_PER_PAGE)
+    attempts = Attempts(home.attempts, build_fingerprint(), *USUAL)
     owner = OwnerClient(home.socket, timeout=_PATIENCE)
     worker = LastingWorker(
         lambda: open_folds(pipeline, home, FollowedJournal(reader), beside=True),

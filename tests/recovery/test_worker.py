@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from journal.body import Decision, draft_of
-from journal.checkpoint import FoldFile
+from journal.checkpoint import FoldFile, positions_in
 from journal.errors import DurabilityLost, Fenced, OwnerDown
 from journal.log import START
 from journal.memory_log import MemoryJournal
@@ -21,7 +21,7 @@ from journal.record import Draft, Kind, Record
 from journal.runner import Runner
 from journal.sink_epochs import SinkEpochs
 from journal.wire import Batch
-from rivermill.worker_process import RECORDS_PER_PAGE, LastingWorker, Worker
+from rivermill.worker_process import USUAL, LastingWorker, Pace, Worker
 
 Trip = Callable[[Record], None]
 
@@ -136,15 +136,19 @@ class Home:
     def attempts(self) -> Path:
         return self.folder / "attempts.json"
 
-    def worker(self, trip: Trip = nothing, build: str = "b") -> LastingWorker:
+    def worker(self, trip: Trip = nothing, build: str = "b", pace: Pace = USUAL) -> LastingWorker:
         return LastingWorker(
             lambda: cast(Any, self.folds(trip)),
             cast(Any, Reader(self.journal)),
             cast(Any, Owner(self.journal, self.epochs)),
-            Attempts(self.attempts, build, RECORDS_PER_PAGE),
+            Attempts(self.attempts, build, *pace),
             self.said.append,
             _nothing_takes_over,
+            pace,
         )
+
+    def committed(self) -> int:
+        return positions_in(self.folder)["echo"]
 
     def derived(self) -> list[str]:
         return [record.id for record in self.journal.read(0, START, 10_000) if record.kind is Kind.EXAMPLE]
@@ -204,6 +208,75 @@ def test_a_worker_that_has_derived_before_the_newer_came_may_not_hand_it_over(tm
         older.step()
     drive(came[0])
     assert home.derived() == [f"e{n}-x" for n in range(5)]
+
+
+FOURS = Pace(page=4, commit=12)
+
+
+def test_full_pages_share_a_commit_and_the_last_page_has_its_own(tmp_path: Path) -> None:
+    home = Home(tmp_path, 0)
+    worker = home.worker(pace=FOURS)
+    home.add(*(f"e{n}" for n in range(20)))
+    committed = []
+    for _ in range(5):
+        assert worker.step()
+        committed.append(home.committed())
+    # The fourth page stands before the 12 records that the first three derived.
+    assert committed == [START, START, 11, 11, 11]
+    drive(worker)
+    assert home.committed() == home.journal.end()
+    worker.close()
+
+
+def test_a_full_page_at_the_end_is_committed_by_the_next_step(tmp_path: Path) -> None:
+    home = Home(tmp_path, 0)
+    home.journal.append([Draft(kind=Kind.QUESTION, stream="s", id=f"q{n}", body=b"{}") for n in range(4)])
+    worker = home.worker(pace=FOURS)
+    assert worker.step()
+    assert home.committed() == START
+    assert worker.step()
+    assert home.committed() == 3
+    assert not worker.step()
+    worker.close()
+
+
+def test_a_record_behind_pages_that_were_not_committed_is_found_and_the_rest_is_derived_once(tmp_path: Path) -> None:
+    home = Home(tmp_path, 20)
+    worker = home.worker(poison("e10"), pace=FOURS)
+    for _ in range(15):
+        worker.step()
+    suspect = stopped_at(home.attempts)
+    assert suspect is not None
+    assert (suspect.fold, suspect.offset, suspect.deaths) == ("echo", 10, 3)
+    assert home.derived() == [f"e{n}-x" for n in range(10)]
+    home.decide_to_skip("echo", 10)
+    drive(worker)
+    worker.close()
+    expected = [f"e{n}-x" for n in range(20) if n != 10]
+    assert home.derived() == expected
+    folds = home.folds()
+    assert folds.seen()[1] == expected
+    folds.close()
+
+
+def test_what_the_owner_was_not_given_is_never_committed(tmp_path: Path) -> None:
+    """The worker is told to stop while the owner is down, behind a page that waits for its commit."""
+    home = Home(tmp_path, 8)
+    worker = home.worker(pace=FOURS)
+    assert worker.step()
+
+    def down(_: object) -> None:
+        worker.stop()
+        raise OwnerDown(which="owner")
+
+    cast(Any, worker)._owner.append = down
+    assert not worker.step()
+    worker.run()
+    worker.close()
+    assert home.committed() == START
+    drive(again := home.worker())
+    again.close()
+    assert home.derived() == [f"e{n}-x" for n in range(8)]
 
 
 def test_a_record_that_raises_stops_the_worker_before_it_after_three_deaths(tmp_path: Path) -> None:
@@ -299,12 +372,12 @@ def test_what_is_no_fault_of_the_record_accuses_nobody(tmp_path: Path, error: Ex
 KILLED = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
-    from test_worker import Home
+    from test_worker import Home, Pace
     def trip(record):
-        if record.id == "e3":
+        if record.id == "e13":
             os.kill(os.getpid(), signal.SIGKILL)
-    home = Home(Path(sys.argv[1]), 8)
-    worker = home.worker(trip)
+    home = Home(Path(sys.argv[1]), 20)
+    worker = home.worker(trip, pace=Pace(int(sys.argv[2]), int(sys.argv[3])))
     while worker.step():
         pass
     print("stays")
@@ -312,13 +385,14 @@ KILLED = textwrap.dedent("""
 
 
 @pytest.mark.slow
-def test_a_record_that_kills_its_process_is_found_by_bisecting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pace", [USUAL, Pace(page=2, commit=20), FOURS])
+def test_a_record_that_kills_its_process_is_found_by_bisecting(tmp_path: Path, pace: Pace) -> None:
     """Each process has the same journal in memory, and the folds' files of the one before."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.getcwd()])}  # noqa: PTH109
     lives = 0
     while True:
         lives += 1
-        command = [sys.executable, "-c", KILLED, str(tmp_path)]
+        command = [sys.executable, "-c", KILLED, str(tmp_path), *map(str, pace)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             break
@@ -327,4 +401,4 @@ def test_a_record_that_kills_its_process_is_found_by_bisecting(tmp_path: Path) -
     assert done.stdout == "stays\n"
     suspect = stopped_at(tmp_path / "attempts.json")
     assert suspect is not None
-    assert (suspect.fold, suspect.offset, suspect.deaths) == ("echo", 3, 3)
+    assert (suspect.fold, suspect.offset, suspect.deaths) == ("echo", 13, 3)

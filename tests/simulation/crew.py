@@ -10,11 +10,12 @@ from journal.poison import Attempts
 from journal.record import Draft, Kind, Record
 from journal.sink_epochs import SinkEpochs
 from journal.wire import Batch
-from rivermill.worker_process import LastingWorker
+from rivermill.worker_process import LastingWorker, Pace
 from tests.simulation.oracle import Broken
 from tests.simulation.process import FoldSet, Life, World
 
-_RECORDS_PER_PAGE = 30
+_PACE = Pace(page=16, commit=48)
+_MOST_AT_ONCE = 30
 _SHARE_OF_RIVALS = 0.06
 _MOST_BUILDS = 3
 _MOST_STEPS = 400
@@ -31,7 +32,7 @@ class _Reader:
 
     def read(self, partition: int, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.read`."""
-        return self._journal.read(partition, after, min(limit, self._chance.randrange(1, _RECORDS_PER_PAGE)))
+        return self._journal.read(partition, after, min(limit, self._chance.randrange(1, _MOST_AT_ONCE)))
 
     def of_kind(self, kind: Kind, after: int, limit: int) -> list[Record]:
         """See `journal.log.Journal.of_kind`."""
@@ -157,11 +158,11 @@ class Crew:
             opened.append(_Folds(self._start()))
             return opened[-1]
 
-        attempts = Attempts(self._path, f"build {self._build}", _RECORDS_PER_PAGE)
+        attempts = Attempts(self._path, f"build {self._build}", *_PACE)
         owner = _Owner(self._world, self._epochs, self._interrupt)
         reader = _Reader(self._world, self._chance)
         worker = LastingWorker(
-            open_folds, cast(Any, reader), cast(Any, owner), attempts, _say_nothing, _nothing_takes_over
+            open_folds, cast(Any, reader), cast(Any, owner), attempts, _say_nothing, _nothing_takes_over, _PACE
         )
         self._workers.append((worker, opened, attempts))
 
