@@ -52,7 +52,7 @@ from rivermill.lockstep import rare_collections
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home, configs_folder
 from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, open_folds, open_run
-from rivermill.worker_process import RECORDS_PER_COMMIT, RECORDS_PER_PAGE, FollowedJournal, Pace
+from rivermill.worker_process import RECORDS_PER_COMMIT, RECORDS_PER_PAGE, USUAL, FollowedJournal, Pace
 
 TABLE = """
 CREATE TABLE online (view TEXT, key BLOB, event INTEGER, known INTEGER, value BLOB, PRIMARY KEY (view, key))

@@ -4,11 +4,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from journal.sqlite_reader import SqliteReader
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder
 from rivermill.wiring import open_run
+from training.jobs import LEASE
 
 pytestmark = pytest.mark.slow
 RIVERMILL = [sys.executable, "-m", "rivermill"]
@@ -282,6 +285,43 @@ def test_a_job_whose_registrar_is_killed_is_done_once_all_the_same(service: Serv
     lines = [record.id for record in service.records(Kind.VERSION)]
     assert done["result"]["line"] in lines
     assert len(lines) == len(set(lines)) <= before + 1
+
+
+def age_lease(service: Service, job: str) -> None:
+    """As if the holder had given no sign of life for longer than a lease lasts."""
+    with closing(sqlite3.connect(service.home.folder / "control.sqlite")) as db, db:
+        aged = db.execute("UPDATE jobs SET heartbeat = heartbeat - ? WHERE id = ?", (2 * LEASE, job)).rowcount
+    assert aged == 1
+
+
+def test_r18_of_two_registrars_the_one_that_lost_its_lease_changes_nothing(service: Service) -> None:
+    """The first stands still in mid-fit until the second has done its job, and goes on then."""
+    before = len(service.records(Kind.VERSION))
+    job, first = service.submit("ray"), service.pids()["registrar"]
+    until("its first line", lambda: service.api.get(f"/v1/jobs/{job}/logs").text)
+    os.kill(first, signal.SIGSTOP)
+    with service.log.open("ab") as log:
+        folder = configs_folder() / "phishing"
+        command = [sys.executable, "-m", "rivermill.registrar_process", str(service.home.root), "", str(folder)]
+        second = subprocess.Popen(command, stderr=log)
+    try:
+        age_lease(service, job)
+        until("its end", lambda: service.state_of(job) not in ("queued", "running"))
+        done = service.get(f"/v1/jobs/{job}")
+        assert (done["state"], done["attempts"]) == ("succeeded", 2), done
+        os.kill(first, signal.SIGCONT)
+        until("that it is told", lambda: f"job {job} is another registrar's by now" in service.log.read_text())
+        assert service.get(f"/v1/jobs/{job}") == done
+        lines = [record.id for record in service.records(Kind.VERSION)]
+        assert len(lines) == len(set(lines)) <= before + 1
+        assert done["result"]["line"] in lines
+        assert service.pids()["registrar"] == first
+    finally:
+        os.kill(first, signal.SIGCONT)
+        second.terminate()
+        with second:
+            ended = second.wait(STOPS_WITHIN)
+    assert ended == 0
 
 
 def test_while_the_owner_is_dead_answers_go_on_and_nothing_acked_is_lost(service: Service) -> None:
