@@ -21,7 +21,7 @@ test: $(READY)  ## every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 crash: $(READY)  ## kill owner, worker and lock-step again and again over real events; prints the counts
-	RIVERMILL_KILLS=$(KILLS) RIVERMILL_EVENTS=$(CRASH_EVENTS) RIVERMILL_KILLS_PER_SYSCALL=5 $(BIN)/python -m pytest -s tests/crash tests/recovery
+	RIVERMILL_KILLS=$(KILLS) RIVERMILL_EVENTS=$(CRASH_EVENTS) RIVERMILL_KILLS_PER_SYSCALL=5 RIVERMILL_FLOOD_SECONDS=60 $(BIN)/python -m pytest -s tests/crash tests/recovery
 
 simulate: $(READY)  ## seeded lives of the whole loop with crashes anywhere; prints a failing seed
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS)

@@ -49,7 +49,13 @@ class Chain:
                 segment = self._open(path)
                 if segment is None:
                     return
-                self.local.append(segment)
+                self.add(segment)
+
+    def add(self, segment: Segment) -> None:
+        """Go on with a segment; the one before it is read now and then."""
+        if self.local:
+            self.local[-1].rest()
+        self.local.append(segment)
 
     def _open(self, path: Path) -> Segment | None:
         try:

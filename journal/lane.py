@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from journal.errors import Busy
 
 MOST_PER_GROUP = 2_000
-MOST_BYTES_PER_GROUP = 4 * 1024 * 1024
+MOST_BYTES_PER_GROUP = 512 * 1024
 """What comes behind waits for the next group, so that nobody waits long for what others send."""
 
 

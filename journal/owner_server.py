@@ -4,9 +4,9 @@ Whatever arrived while the last group was committed goes into the next one: one 
 before it. When a group fails, each of its requests is told so; a disk that is full may heal, after any other failed
 write the server stops, since nothing may be acknowledged again.
 
-Questions wait in a lane of their own, apart from events and what folds derive: each lane is bounded by itself, and each
-has its share of every group. So a flood in one neither refuses nor delays what waits in the other by more than the
-group that is being committed.
+Questions, what folds derive, and events wait in lanes of their own: each lane is bounded by itself, and each has its
+share of every group. So a flood in one neither refuses nor delays what waits in another by more than the group that is
+being committed.
 
 Folds' sinks have epochs: the newest writer that claimed a sink is heard, and older ones are told that they are not.
 The epochs live as long as this process; a writer's own number, which comes with each batch, brings them back.
@@ -16,7 +16,7 @@ import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Protocol, assert_never
 
@@ -49,8 +49,8 @@ from journal.wire import (
 )
 
 MOST_WAITING = 10_000
-MOST_WAITING_BYTES = 64 * 1024 * 1024
-"""Per lane."""
+MOST_WAITING_BYTES = 16 * 1024 * 1024
+"""Per lane: about what is committed within a second or two, so that nobody waits in vain for an answer in time."""
 
 _ALERTING = ("", QualityFold.name)
 """The sinks of decisions and of alerts: what they bring may stop a stream or let it go on."""
@@ -106,7 +106,9 @@ class OwnerServer:
         """
         self._journal, self._intake, self._asking, self._path = journal, intake, asking, path
         self._questions: Lane[_Waiting] = Lane("questions", most_waiting, most_waiting_bytes)
+        self._derived: Lane[_Waiting] = Lane("batches of folds", most_waiting, most_waiting_bytes)
         self._others: Lane[_Waiting] = Lane("requests", most_waiting, most_waiting_bytes)
+        self._lanes = (self._questions, self._derived, self._others)
         self._epochs = SinkEpochs()
         self._arrived = asyncio.Event()
         intake.heed_alerts()
@@ -155,20 +157,28 @@ class OwnerServer:
         if self._stopping:
             _turn_away(waiting, OwnerDown(which="it is stopping", fix="Send it again once it is back"))
             return
-        lane = self._questions if isinstance(waiting.request, (Ask, State)) else self._others
-        refusal = lane.put(waiting)
+        refusal = self._lane_of(waiting.request).put(waiting)
         if refusal is not None:
             _turn_away(waiting, refusal)
             return
         self._arrived.set()
 
+    def _lane_of(self, request: Request) -> Lane[_Waiting]:
+        match request:
+            case Ask() | State():
+                return self._questions
+            case Append() | Claim():
+                return self._derived
+            case _:
+                return self._others
+
     def _waiting_count(self) -> int:
-        return len(self._questions) + len(self._others)
+        return sum(map(len, self._lanes))
 
     async def _commit_waiting(self) -> None:
         await self._arrived.wait()
         self._arrived.clear()
-        batch = next_group((self._questions, self._others))
+        batch = next_group(self._lanes)
         if not batch:
             return
         if self._waiting_count():
@@ -178,7 +188,7 @@ class OwnerServer:
             asker.say(framed)
         if self._journal.failed:
             lost = DurabilityLost(which="the journal", fix="Check the disk, then start the owner again")
-            for waiting in (*self._questions.drain(), *self._others.drain()):
+            for waiting in chain.from_iterable(lane.drain() for lane in self._lanes):
                 _turn_away(waiting, lost)
             raise lost
 

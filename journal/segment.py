@@ -107,6 +107,11 @@ class Segment:
         self.db.executemany("INSERT OR REPLACE INTO id VALUES (?, ?)", self._new_ids.items())
         self.forget()
 
+    def rest(self) -> None:
+        """Hold few pages from now on: a journal has many segments, and one at a time that everybody reads."""
+        self.db.execute("PRAGMA cache_size = -2048")
+        self.db.execute("PRAGMA shrink_memory")
+
     def checkpoint(self, *, wholly: bool = False) -> None:
         """Move committed pages from the write-ahead log into the file, as far as readers let it.
 

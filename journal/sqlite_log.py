@@ -210,7 +210,7 @@ class SqliteJournal:
             segment.seal_ends(self._marks, self._tallies, self._stamper.last_at, self._stamper.clock)
             segment.set_meta(born=1)
         self._checkpoint()
-        self._chain.local.append(segment)
+        self._chain.add(segment)
         self._current = segment
 
     @property

@@ -3,7 +3,8 @@
 What counts is the route that was matched, never the text of the address. What is not in the table is nobody's.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -12,11 +13,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from journal.errors import CallerError, NotAllowed
+from journal.errors import Busy, CallerError, NotAllowed
 from rivermill.access import KeyRing, Principal
 
 LARGEST_BODY = 10 * 1024 * 1024
 """Bytes."""
+
+MOST_UNDER_WAY = 16 * 1024 * 1024
+"""Bytes of one pipeline's events."""
 
 PUBLIC = frozenset({"livez", "readyz"})
 """Routes that need no key."""
@@ -99,6 +103,29 @@ async def read_body(request: Request) -> bytes:
     except ClientDisconnect as error:
         raise BadRequest(which="The body breaks off", fix="Send all of it") from error
     return bytes(body)
+
+
+class Room:
+    """How many bytes of bodies may be under way at a time: who comes when it is full is turned away unread."""
+
+    def __init__(self, most: int = MOST_UNDER_WAY) -> None:
+        self._left = most
+
+    @contextmanager
+    def hold(self, request: Request) -> Iterator[None]:
+        """Keep room for a request's body as long as it takes; one that does not say its length may be the largest.
+
+        Raises:
+            Busy: There is not enough.
+        """
+        size = min(int(request.headers.get("content-length", LARGEST_BODY)), LARGEST_BODY)
+        if size > self._left:
+            raise Busy(which="the bodies that are under way fill their room", fix="Send it again in a second")
+        self._left -= size
+        try:
+            yield
+        finally:
+            self._left += size
 
 
 class GuardedRoute(APIRoute):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +15,21 @@ from journal.envelope import read_envelope
 from journal.errors import Malformed, RivermillError, UnknownName
 from journal.event_reader import EventReader
 from journal.owner_client import AsyncOwnerClient
+from journal.record import Draft
 from journal.stream import Stream
 from journal.wire import AcceptedFate, ConflictedFate, Fate, QuarantinedFate, RefusedFate, RepeatedFate
 from rivermill.access import Principal
-from rivermill.api_guard import BadRequest, TooLarge, read_body
+from rivermill.api_guard import BadRequest, Room, TooLarge, read_body
 from serving.live import Ack, LiveService, Question, event_of
 
 MOST_EVENTS = 10_000
 MOST_QUESTIONS = 1_000
 WORTH_READING = 10
 """Events of one request that are read here and not by the owner, whose time they would take from everybody."""
+
+BATCHES_AT_ONCE = 2
+READ_AT_ONCE = 100
+"""Of these: some milliseconds' worth, and then whoever waits has his turn."""
 
 QUESTIONS_AT_ONCE = 25
 """Of one request: they share the journal's commits, and no other request waits long behind them."""
@@ -50,6 +55,8 @@ class PipelineService:
         label: The contract of the outcomes.
         reader: Reads events that come in numbers, so that the owner need not.
         attempts: What the worker leaves about a record that it stays before; see `journal.poison`.
+        room: Bounds the events that are under way, questions apart.
+        reading: Bounds how many larger batches are read and handed in at a time: what is read takes ten times its bytes.
     """
 
     name: str
@@ -59,6 +66,8 @@ class PipelineService:
     label: Contract
     reader: EventReader
     attempts: Path | None = None
+    room: Room = field(default_factory=Room)
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BATCHES_AT_ONCE))
 
 
 class _AskOne(msgspec.Struct):
@@ -104,9 +113,10 @@ async def take_labels(service: PipelineService, request: Request, principal: Pri
 async def _take(
     service: PipelineService, request: Request, principal: Principal, turn_away: Callable[[bytes], RefusedFate | None]
 ) -> Response:
-    body = await read_body(request)
-    events = _events_in(body)
-    fates = await _fates(service, [body] if events is None else events, principal, turn_away)
+    with service.room.hold(request):
+        body = await read_body(request)
+        events = _events_in(body)
+        fates = await _fates(service, [body] if events is None else events, principal, turn_away)
     if events is None:
         return _json(fates[0], _status_of(fates[0]))
     return _json({"fates": fates}, _OK)
@@ -128,8 +138,18 @@ async def _fates(
 async def _hand_in(service: PipelineService, events: Sequence[bytes], principal: Principal) -> list[Fate]:
     if len(events) < WORTH_READING:
         return await service.owner.take(events, principal.name, OWNER_SECONDS)
-    reader = service.reader
-    read = [reader.read(event, principal.name) for event in events]
+    if len(events) <= READ_AT_ONCE:
+        return await _hand_in_read(service, events, principal)
+    async with service.reading:
+        return await _hand_in_read(service, events, principal)
+
+
+async def _hand_in_read(service: PipelineService, events: Sequence[bytes], principal: Principal) -> list[Fate]:
+    reader, read = service.reader, list[Draft | None]()
+    for first in range(0, len(events), READ_AT_ONCE):
+        if first:
+            await asyncio.sleep(0)
+        read += [reader.read(event, principal.name) for event in events[first : first + READ_AT_ONCE]]
     return await service.owner.take(events, principal.name, OWNER_SECONDS, read=read, contracts=reader.digest)
 
 

@@ -5,6 +5,7 @@ Run as a program it reads one JSON command a line and answers each with one line
     ["owner", root, folder]               fork `rivermill.owner_process.main`; answers its pid
     ["worker", root, folder]              fork `rivermill.worker_process.main`; answers its pid
     ["registrar", root, folder]           fork `rivermill.registrar_process.main`; answers its pid
+    ["http", root, folder, port]          fork `rivermill.http_process.main`; answers its pid
     ["play", root, folder, events, calls] fork a lock-step run that kills itself after so many calls (0: never)
     ["wait", pid]                         wait for a child; answers its exit code, negative for a signal
 """
@@ -165,6 +166,13 @@ def _live(work: Callable[[], None]) -> NoReturn:
         os._exit(code)
 
 
+def http(root: str, folder: str, port: int) -> None:
+    """Answer over HTTP."""
+    from rivermill import http_process  # noqa: PLC0415
+
+    http_process.main(Path(root), port, [Path(folder)])
+
+
 def registrar(root: str, folder: str) -> None:
     """Run a registrar without MLflow's user interface."""
     from rivermill import registrar_process  # noqa: PLC0415
@@ -184,6 +192,8 @@ def _do(command: list[Any]) -> int:
             return _fork(lambda: worker_process.main(Path(root), Path(folder)))
         case ["registrar", root, folder]:
             return _fork(lambda: registrar(root, folder))
+        case ["http", root, folder, port]:
+            return _fork(lambda: http(root, folder, port))
         case ["play", root, folder, events, calls]:
             return _fork(lambda: play(root, folder, events, calls))
         case _:

@@ -18,6 +18,7 @@ from journal.intake import Intake
 from journal.log import START
 from journal.owner_server import OwnerServer
 from journal.privacy import KeyTable
+from journal.record import Cause, Draft, Kind
 from journal.sqlite_log import SqliteJournal
 
 NOON = 1_357_041_600_000_000
@@ -127,6 +128,24 @@ def test_a_flood_of_events_neither_refuses_nor_delays_a_question(tmp_path: Path)
             assert isinstance(rest[1_001], wire.OwnerState)
             assert sum(isinstance(answer, wire.Fates) for answer in rest.values()) == MOST + 1
             assert journal.groups == 2, "the question waited for the group under way, and for no other"
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_events_refuses_nothing_that_a_fold_derived(tmp_path: Path) -> None:
+    derived = Draft(kind=Kind.EXAMPLE, stream="join", id="x", body=b"{}", cause=Cause(0, 0, 0))
+
+    async def run() -> None:
+        async with held(tmp_path) as (journal, caller):
+            caller.send([take(f"e{n}") for n in range(2 * MOST)], 100)
+            assert all(is_busy(answer) for answer in (await caller.answers(MOST)).values())
+            caller.send([wire.Claim({"join": 1}), wire.Append([wire.Batch("join", [derived], 1)])], 1_000)
+            journal.may_end.set()
+            rest = await caller.answers(1 + MOST + 2)
+            assert rest[1_000] == wire.Claimed({"join": 1})
+            assert rest[1_001] == wire.Done(1), "it stands before every event that waited"
+            assert [r.offset for r in journal.read(0, START, 100) if r.kind is Kind.EXAMPLE] == [1]
+            assert journal.groups == 2
 
     asyncio.run(run())
 
