@@ -56,7 +56,7 @@ class PipelineService:
         reader: Reads events that come in numbers, so that the owner need not.
         attempts: What the worker leaves about a record that it stays before; see `journal.poison`.
         room: Bounds the events that are under way, questions apart.
-        reading: Bounds how many larger batches are read and handed in at a time: what is read takes ten times its bytes.
+        reading: Bounds how many larger batches are read and handed in at a time: read, they take ten times their bytes.
     """
 
     name: str

@@ -5,10 +5,12 @@ import shutil
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from rivermill.dataset_commands import dataset
 from rivermill.pipeline import load_pipeline
 from rivermill.place import Place
 from rivermill.settings import configs_folder
@@ -27,6 +29,8 @@ reports_12h = window_view(
     description="Reports in half a day",
     features={"reports": count("reports", over="12h", tile="1h")},
 )
+
+wider = FeatureService(name="wider", features=[reports_by_ip, reports_12h])
 """
 
 
@@ -67,6 +71,25 @@ def test_a_view_is_planned_staged_filled_and_then_unchanged(place: Place) -> Non
     assert staged["fold"] in filled.output
     assert run(place, backfill).output == "nothing is staged\n"
     assert [row["what"] for row in json.loads(run(place, plan, "--json").output)] == ["unchanged", "unchanged"]
+
+
+def test_a_dataset_over_the_later_view_has_every_row_and_is_rebuilt_to_the_same_hash(place: Place) -> None:
+    """Its columns were not there when the answers were given: they are as known then, reconstructed."""
+    plain, wider = (facts_of(place, "build", *words) for words in ((), ("--service", "wider")))
+    assert wider["rows_out"] == wider["rows_in"] == plain["rows_out"] > 0
+    assert set(wider["views"]) == {*plain["views"], "reports_12h@1"}
+    assert len(wider["schema"]) > len(plain["schema"])
+    again = facts_of(place, "build", "--service", "wider")
+    assert again["version"] == wider["version"]
+    verified = facts_of(place, "verify", wider["version"])
+    assert (verified["hash"], verified["verdict"]) == (wider["hash"], "rebuilt and stored rows both match")
+
+
+def facts_of(place: Place, verb: str, *words: str) -> dict[str, Any]:
+    done = CliRunner().invoke(dataset, [verb, "phishing", *words, "--json"], obj=place)
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.output)
+    return found
 
 
 def test_an_edited_view_ends_the_plan_with_exit_code_1_and_what_to_do(place: Place, tmp_path: Path) -> None:
