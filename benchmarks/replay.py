@@ -1,6 +1,6 @@
 """What a replay costs over its bare loops: the feature fold over tiles and upserts, the learner over River alone (G16).
 
-    python -m benchmarks.replay [--home HOME] [--weeks N] [--rounds N] [--page N] [--memory] [--profile]
+    python -m benchmarks.replay [--home HOME] [--weeks N] [--rounds N] [--page N] [--commit N] [--memory] [--profile]
 
 The journal is that of a home in which the flights were played; without ``--home`` one is played first. Each round runs,
 in turn, in this process:
@@ -52,7 +52,7 @@ from rivermill.lockstep import rare_collections
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home, configs_folder
 from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, open_folds, open_run
-from rivermill.worker_process import RECORDS_PER_COMMIT, RECORDS_PER_PAGE, USUAL, FollowedJournal, Pace
+from rivermill.worker_process import RECORDS_PER_COMMIT, RECORDS_PER_PAGE, FollowedJournal, Pace
 
 TABLE = """
 CREATE TABLE online (view TEXT, key BLOB, event INTEGER, known INTEGER, value BLOB, PRIMARY KEY (view, key))

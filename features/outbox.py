@@ -121,11 +121,12 @@ def arrow_table(view: ViewSchema, schema: pa.Schema, rows: Sequence[Row]) -> pa.
     keys, events, knowns, values = _transposed(rows, len(Row._fields))
     decoded = {key: decode_key(key) for key in set(keys)}
     is_end = [each is None for each in values]
+    filled = [nothing if each is None else each for each in values] if any(is_end) else values
     columns: list[Sequence[FieldValue]] = [
         *_transposed([decoded[key] for key in keys], len(view.join_keys)),
         events,
         knowns,
-        *_transposed([nothing if each is None else each for each in values] if any(is_end) else values, len(view.fields)),
+        *_transposed(filled, len(view.fields)),
         is_end,
     ]
     return pa.Table.from_arrays([_column(*pair) for pair in zip(columns, schema.types, strict=True)], schema=schema)

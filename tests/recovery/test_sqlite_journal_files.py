@@ -46,6 +46,20 @@ def test_a_restart_stands_where_the_last_owner_stood(tmp_path: Path) -> None:
     again.close()
 
 
+def test_only_the_newest_segment_may_hold_many_pages(tmp_path: Path) -> None:
+    """A journal has ever more segments: what each of them kept in memory would be kept for ever."""
+    journal = SqliteJournal(tmp_path, "t", records_per_segment=3)
+    for n in range(10):
+        journal.append([event(n)])
+    reader = SqliteReader(tmp_path)
+    for chain in (journal._chain, reader._chain):
+        *sealed, newest = [segment.db.pragma("cache_size") for segment in chain.local]
+        assert len(sealed) == 3
+        assert newest < min(sealed) == max(sealed), "in KiB, as negative numbers"
+    reader.close()
+    journal.close()
+
+
 def test_a_segment_interrupted_at_birth_is_discarded(tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path, "t", records_per_segment=3)
     journal.append([event(n) for n in range(3)])
