@@ -707,8 +707,8 @@ def test_poison_costs_nobody_else_his_place(tmp_path: Path, poison: wire.Request
             assert isinstance(failed, wire.Failed)
             assert (failed.error, failed.fix) == ("UpstreamError", "This is a defect")
             fates = [answer.fates[0] for answer in answers if isinstance(answer, wire.Fates)]
-            assert fates == [AcceptedFate(0), AcceptedFate(1), RepeatedFate(0), *map(AcceptedFate, (3, 4, 5))]
-            assert [record.id for record in stored(tmp_path)] == ["a", "b", "plain", "c", "d", "e"]
+            assert fates == [AcceptedFate(1), AcceptedFate(2), RepeatedFate(1), *map(AcceptedFate, (3, 4, 5))]
+            assert [record.id for record in stored(tmp_path)] == ["plain", "a", "b", "c", "d", "e"]
 
     asyncio.run(run())
 
@@ -725,13 +725,13 @@ def test_poison_beside_a_release_carries_nothing_out_twice(tmp_path: Path, poiso
             _, before, released, failed, _, again = await answers_of(
                 tmp_path, [plain, take("b"), release, poison, plain, release]
             )
-            assert before == wire.Fates([AcceptedFate(3)])
-            assert released == wire.SettledAs("released", "gap", "departures", 5)
+            assert before == wire.Fates([AcceptedFate(4)])
+            assert released == wire.SettledAs("released", "gap", "departures", 6)
             assert isinstance(failed, wire.Failed)
             assert isinstance(again, wire.Failed)
             assert again.error == "Refused"
         ids = [record.id for record in stored(tmp_path) if record.kind in (Kind.SOURCE, Kind.EXAMPLE)]
-        assert ids == ["a", "plain", "b", "gap", "plain"]
+        assert ids == ["a", "plain", "plain", "b", "gap"]
 
     asyncio.run(run())
 

@@ -20,7 +20,7 @@ LIVES = "import os, signal\nprint('{0} is', os.getpid(), flush=True)\nsignal.pau
 TELLS = """
 import os, signal
 def end(*_):
-    print('{0} stops', flush=True)
+    os.write(1, b'{0} stops\\n')  # no print: the signal may come in the middle of one
     os._exit(0)
 signal.signal(signal.SIGTERM, end)
 print('{0} is', os.getpid(), flush=True)
@@ -29,7 +29,7 @@ while True:
 """
 STUBBORN = """
 import os, signal
-signal.signal(signal.SIGTERM, lambda *_: print('{0} goes on', flush=True))
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'{0} goes on\\n'))
 print('{0} is', os.getpid(), flush=True)
 while True:
     signal.pause()
