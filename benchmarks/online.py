@@ -1,12 +1,14 @@
-"""What reading and writing online features costs, over Feast's SDK on the same store (G4, G5) and over the bare store.
+"""What reading and writing online features costs, over Feast's SDK (G4, G5) and over the bare store.
 
-``python -m benchmarks.online [--entities 100000] [--rounds 7] [--stores sqlite,redis]`` fills five views of ten
-features each, then measures in turns, round by round:
+``python -m benchmarks.online [--entities 100000] [--own 10000] [--rounds 7] [--stores sqlite,redis]`` fills five views
+of ten features each, then measures in turns, round by round:
 
-- reading one question and a hundred at once: Feast's ``get_online_features(...).to_dict()``, the fast reader, and the
-  limit L3: the bare SELECT or MGET of the same blobs;
-- writing a hundred rows of one view: Feast's ``push``, our own write, and the limit L4: the same guarded upsert of
-  finished blobs, in one transaction or one script.
+- reading one question and a hundred at once: Feast's ``get_online_features(...).to_dict()`` over Feast's own store of
+  that database and over ours, the fast reader, and the limit L3: the bare SELECT or MGET of the same blobs;
+- writing a hundred rows of one view: Feast's ``push`` into its own store and into ours, our own write, and the limit
+  L4: the same guarded upsert of finished blobs, in one transaction or one script.
+
+Feast's own store holds ``--own`` entities, since filling it takes long; fewer make it faster.
 
 Answers of Feast and of the reader are compared before anything is timed.
 """
@@ -30,7 +32,17 @@ from typing import Any
 import apsw
 import pandas as pd
 import redis
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    PushSource,
+    RepoConfig,
+    ValueType,
+)
 from feast.types import Bool, Float64, Int64, String
 
 from features.feast_row import fields_of
@@ -76,10 +88,10 @@ def view(name: str) -> FeatureView:
 
 
 def project(home: Path, online: Path | str, entities: int) -> FeatureStore:
-    """A Feast project whose store holds every entity in every view."""
+    """A Feast project whose store, one of ours, holds every entity in every view."""
     views = [view(f"view{n}") for n in range(VIEWS)]
     store = open_store(home, "bench", online, home / "history", owned=False)
-    apply(store, [USER, *views, FeatureService(name="all", features=views)])
+    apply(store, declared(views))
     shelf = store.provider.online_store.shelf(store.config)
     rng = random.Random(5)
     for each in views:
@@ -87,6 +99,31 @@ def project(home: Path, online: Path | str, entities: int) -> FeatureStore:
             rows = rows_of(rng, range(start, min(start + _FILL, entities)), NOW - DAY)
             shelf.write(each.name, fields_of(each), rows, None)
     return store
+
+
+def own_project(home: Path, online: Mapping[str, str], entities: int) -> FeatureStore:
+    """The same project over Feast's own store of a database."""
+    views = [view(f"view{n}") for n in range(VIEWS)]
+    registry = {"registry_type": "sql", "path": f"sqlite:///{home}/own.sqlite", "cache_ttl_seconds": 60}
+    config = RepoConfig(
+        project="own",
+        provider="local",
+        registry=registry,
+        online_store=dict(online),
+        entity_key_serialization_version=3,
+    )
+    store, rng = FeatureStore(config=config), random.Random(5)
+    store.apply(declared(views))
+    for each in views:
+        for start in range(0, entities, _FILL):
+            users = range(start, min(start + _FILL, entities))
+            store.push(f"to_{each.name}", frame_of(users, rows_of(rng, users, NOW - DAY)))
+    return store
+
+
+def declared(views: Sequence[FeatureView]) -> list[Any]:
+    """What both projects apply."""
+    return [USER, *views, FeatureService(name="all", features=list(views))]
 
 
 def rows_of(rng: random.Random, users: Sequence[int], event: int) -> list[Row]:
@@ -157,20 +194,22 @@ def timed(way: Callable[[], Any], times: int) -> float:
     return (time.perf_counter_ns() - start) / times / 1_000
 
 
-def compare_reads(store: FeatureStore, limits: Limits, entities: int, rounds: int) -> None:
+def compare_reads(own: FeatureStore, store: FeatureStore, limits: Limits, options: argparse.Namespace) -> None:
     """Print medians over the rounds, and the ratios' medians and ranges."""
     reader, service, rng = open_reader(store, "all"), store.get_feature_service("all"), random.Random(7)
-    now = time.time_ns() // 1_000
+    own_service, now = own.get_feature_service("all"), time.time_ns() // 1_000
     for count, times in ((1, 300), (100, 10)):
-        users = rng.sample(range(entities), count)
+        users = rng.sample(range(options.entities), count)
         questions = [{"user": user} for user in users]
+        present = [{"user": user} for user in rng.sample(range(options.own), count)]
         ways: dict[str, Callable[[], Any]] = {
+            "Feast's own": lambda asked=present: own.get_online_features(own_service, asked, True).to_dict(),
             "Feast": lambda asked=questions: store.get_online_features(service, asked, True).to_dict(),
             "reader": lambda asked=questions: reader.read_many(asked, now),
             "L3": lambda asked=users: limits.read(asked),
         }
         require_equal(ways["Feast"](), reader.columns, ways["reader"]())
-        report(f"read {count:>3}", [{name: timed(way, times) for name, way in ways.items()} for _ in range(rounds)])
+        report(f"read {count:>3}", [{n: timed(way, times) for n, way in ways.items()} for _ in range(options.rounds)])
 
 
 def require_equal(feast: Mapping[str, list[Any]], columns: Sequence[str], ours: Sequence[Any]) -> None:
@@ -179,17 +218,18 @@ def require_equal(feast: Mapping[str, list[Any]], columns: Sequence[str], ours: 
         assert feast[column] == [features.values[place] for features in ours], column
 
 
-def compare_writes(store: FeatureStore, limits: Limits, entities: int, rounds: int) -> None:
+def compare_writes(own: FeatureStore, store: FeatureStore, limits: Limits, options: argparse.Namespace) -> None:
     """The same for writes, each of newer rows than the last."""
     shelf, fields = store.provider.online_store.shelf(store.config), fields_of(store.get_feature_view("view0"))
     rng, event, found = random.Random(9), NOW, []
-    for _ in range(rounds):
-        spent: dict[str, list[float]] = {"Feast": [], "write": [], "L4": []}
+    for _ in range(options.rounds):
+        spent: dict[str, list[float]] = {"Feast's own": [], "Feast": [], "write": [], "L4": []}
         for _ in range(10):
-            users = rng.sample(range(entities), WRITTEN)
+            users = rng.sample(range(options.own), WRITTEN)
             rows = [rows_of(rng, users, event + n) for n in (1, 2, 3)]
             event += 3
             frame, finished = frame_of(users, rows[0]), limits.prepare(rows[2])
+            spent["Feast's own"].append(timed(lambda frame=frame: own.push("to_view0", frame), 1))
             spent["Feast"].append(timed(lambda frame=frame: store.push("to_view0", frame), 1))
             spent["write"].append(timed(lambda fresh=rows[1]: shelf.write("view0", fields, fresh, None), 1))
             spent["L4"].append(timed(finished, 1))
@@ -198,15 +238,13 @@ def compare_writes(store: FeatureStore, limits: Limits, entities: int, rounds: i
 
 
 def report(what: str, rounds: Sequence[Mapping[str, float]]) -> None:
-    """One line: microseconds of each way, then Feast over ours and ours over the limit."""
-    feast, ours, limit = list(rounds[0])
-    shown = ", ".join(f"{name} {median(each[name] for each in rounds):,.0f} us" for name in (feast, ours, limit))
-    over, under = ([each[a] / each[b] for each in rounds] for a, b in ((feast, ours), (ours, limit)))
-    print(
-        f"  {what:<9} {shown}; {feast}/{ours} {median(over):.1f} ({min(over):.1f}-{max(over):.1f}), "
-        f"{ours}/{limit} {median(under):.2f} ({min(under):.2f}-{max(under):.2f})",
-        flush=True,
-    )
+    """One line: microseconds of each way, then Feast over ours, twice, and ours over the limit."""
+    own, feast, ours, limit = list(rounds[0])
+    shown = ", ".join(f"{name} {median(each[name] for each in rounds):,.0f} us" for name in rounds[0])
+    print(f"  {what:<9} {shown}", flush=True)
+    for above, below in ((own, ours), (feast, ours), (ours, limit)):
+        found = [each[above] / each[below] for each in rounds]
+        print(f"{'':12}{above} / {below}: {median(found):.2f} ({min(found):.2f}-{max(found):.2f})", flush=True)
 
 
 @contextlib.contextmanager
@@ -226,18 +264,19 @@ def redis_server(home: Path) -> Iterator[str]:
         server.wait()
 
 
-def measure(store: FeatureStore, limits: Limits, options: argparse.Namespace) -> None:
-    """Both comparisons on one store."""
+def measure(own: FeatureStore, store: FeatureStore, limits: Limits, options: argparse.Namespace) -> None:
+    """Both comparisons on one database."""
     gc.collect()
     gc.freeze()
-    compare_reads(store, limits, options.entities, options.rounds)
-    compare_writes(store, limits, options.entities, options.rounds)
+    compare_reads(own, store, limits, options)
+    compare_writes(own, store, limits, options)
 
 
 def main() -> None:
     """Run on each store."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--entities", type=int, default=100_000)
+    parser.add_argument("--own", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--stores", default="sqlite,redis")
     options = parser.parse_args()
@@ -248,11 +287,14 @@ def main() -> None:
             print(name)
             if name == "sqlite":
                 path = home / "online.sqlite"
-                measure(project(home, path, options.entities), sqlite_limits(path), options)
+                own = own_project(home, {"type": "sqlite", "path": str(home / "own-online.sqlite")}, options.own)
+                measure(own, project(home, path, options.entities), sqlite_limits(path), options)
                 print(f"  file: {path.stat().st_size / 1e6:,.0f} MB")
             else:
                 address = stack.enter_context(redis_server(home))
-                measure(project(home, address, options.entities), redis_limits(address), options)
+                place = address.removeprefix("redis://").removesuffix("/0")
+                own = own_project(home, {"type": "redis", "connection_string": place}, options.own)
+                measure(own, project(home, address, options.entities), redis_limits(address), options)
     print(f"this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB at most")
 
 

@@ -7,6 +7,8 @@ stamps and no values; it reads as missing.
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -173,7 +175,7 @@ class OnlineReader:
         """One answer per (view, key), in order, in one round trip; None where there is no row, or a delete."""
         with self._lock:
             found = read_rows(self._db, wanted)
-        return [living(row) for row in found]
+        return [row if row is not None and row[3] is not None else None for row in found]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -182,16 +184,21 @@ class OnlineReader:
 
 
 def _select(db: apsw.Connection, wanted: Wanted) -> list[Row | None]:
-    # Spelled out, with the place of each row as a number in the statement: this runs for every row that is read.
+    # Spelled out, and fetched before anything is decoded: this runs for every row that is read.
     found: list[Row | None] = [None] * len(wanted)
-    places = ", ".join([f"({n}, ?, ?)" for n in range(len(wanted))])
-    keys, decode, new_row = [part for pair in wanted for part in pair], decode_values, tuple.__new__
-    for n, event, known, value, check in db.execute(_FIND.format(places), keys):
+    keys, decode, new_row = tuple(chain.from_iterable(wanted)), decode_values, tuple.__new__
+    for n, event, known, value, check in db.execute(_find(len(wanted)), keys).fetchall():
         view, key = wanted[n]
         if checksum(view, key, event, known, value) != check:
             raise _damaged(db, view, key)
         found[n] = new_row(Row, (key, event, known, None if value is None else decode(value)))
     return found
+
+
+@lru_cache(maxsize=64)
+def _find(count: int) -> str:
+    """The statement that finds so many rows, with the place of each as a number in it."""
+    return _FIND.format(", ".join(f"({n}, ?, ?)" for n in range(count)))
 
 
 def _stored(view: str, row: Row) -> _Stored:
