@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import apsw
 
@@ -187,7 +187,8 @@ def _select(db: apsw.Connection, wanted: Wanted) -> list[Row | None]:
     # Spelled out, and fetched before anything is decoded: this runs for every row that is read.
     found: list[Row | None] = [None] * len(wanted)
     keys, decode, new_row = tuple(chain.from_iterable(wanted)), decode_values, tuple.__new__
-    for n, event, known, value, check in db.execute(_find(len(wanted)), keys).fetchall():
+    stored: list[Any] = db.execute(_find(len(wanted)), keys).fetchall()
+    for n, event, known, value, check in stored:
         view, key = wanted[n]
         if checksum(view, key, event, known, value) != check:
             raise _damaged(db, view, key)

@@ -1,7 +1,7 @@
-"""R1 at every syscall class: the owner dies inside a call of each kind that it makes, and nothing that it said is lost.
+"""R1, R2 at every syscall class: owner and worker die inside a call of each kind that they make.
 
-Which kinds there are is counted first, on the same work. ``RIVERMILL_KILLS_PER_SYSCALL`` says how often it dies in
-each.
+Nothing that the owner said is lost, and nothing that the worker learned is learned twice. Which kinds there are is
+counted first, on the same work. ``RIVERMILL_KILLS_PER_SYSCALL`` says how often one dies in each.
 """
 
 import os
@@ -10,17 +10,31 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from itertools import islice
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from itertools import islice, takewhile
 from pathlib import Path
 
 import pytest
 
+from journal.checkpoint import positions_in
+from journal.log import START
+from journal.sqlite_reader import SqliteReader
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder
 from rivermill.wiring import open_run
-from tests.crash.history import check
-from tests.crash.live import PATIENCE, Live, Producer, all_records, requests_of
+from tests.crash.history import History, check
+from tests.crash.live import (
+    PATIENCE,
+    Live,
+    Producer,
+    all_records,
+    check_learned,
+    digest_of,
+    replayed,
+    requests_of,
+)
 from tests.crash.zygote import Zygote
 
 pytestmark = pytest.mark.slow
@@ -32,7 +46,19 @@ COUNTED = 60
 """Requests on which the kinds of calls are counted."""
 
 WORK = 100
-"""Requests within which a call is made again, if it belongs to the work."""
+"""Requests within which the owner makes a call again, if it belongs to the work."""
+
+PORTION = 2
+"""Requests that the worker is given at a time; it has worked them off before it may die again."""
+
+PORTIONS = 4
+"""Portions within which the worker makes a call again, if it belongs to the work."""
+
+WARM = 10
+"""Portions after which the worker has loaded all that it needs, and on as many its calls are counted."""
+
+UNTIL_LABELS_COME = 80
+"""Requests behind which there are examples to learn."""
 
 EVERY_COMMIT = frozenset({"fdatasync", "pwrite64", "fcntl", "futex"})
 """Calls that no commit goes without."""
@@ -56,37 +82,49 @@ def attached(pid: int, *options: str) -> subprocess.Popen[str]:
     return tracer
 
 
-def calls_of(live: Live, producer: Producer) -> dict[str, int]:
-    """How often the owner makes each call while it takes some requests in."""
-    table = live.home.folder / "calls"
-    tracer = attached(live.pids["owner"], "-c", "-o", str(table))
-    for _ in range(COUNTED):
-        assert live.acks.acquire(timeout=PATIENCE)
+@contextmanager
+def counted(live: Live, role: str) -> Iterator[dict[str, int]]:
+    """How often a process makes each call while the block runs; filled in when it is over."""
+    table, calls = live.home.folder / f"calls of {role}", dict[str, int]()
+    tracer = attached(live.pids[role], "-c", "-o", str(table))
+    yield calls
     tracer.terminate()
     tracer.communicate()
     rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", table.read_text(), flags=re.MULTILINE)
-    assert producer.failure is None
-    return {name: int(count) for count, name in rows if name not in ALONG_THE_WAY | {"total"}}
+    calls |= {name: int(count) for count, name in rows if name not in ALONG_THE_WAY | {"total"}}
 
 
-def die_within(live: Live, call: str, number: int) -> bool:
-    """Let the owner die in its next call of a kind but so many; whether it did before the work ran out."""
-    pid = live.pids["owner"]
+def die_within(live: Live, role: str, call: str, number: int, work: Iterable[object]) -> bool:
+    """Let a process die in its next call of a kind but so many; whether it did before the work ran out."""
+    pid = live.pids[role]
     tracer = attached(pid, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
-    for _ in range(WORK):
+    for _ in work:
         if tracer.poll() is not None:
             break
-        live.acks.acquire(timeout=1)
     else:
         tracer.terminate()
         tracer.communicate()
         return False
     tracer.communicate()
-    live.up.clear()
+    if role == "owner":
+        live.up.clear()
     live.zygote.wait(pid)
     live.kills[call] += 1
-    live.start("owner")
+    live.start(role)
     return True
+
+
+def deaths(
+    live: Live, role: str, calls: Mapping[str, int], per: int, work: Callable[[], Iterable[object]]
+) -> list[str]:
+    """Let it die in each kind of call, somewhere in as many as it makes in a portion of work; the kinds it survived."""
+    chance = random.Random(SEED)
+    return [
+        call
+        for call, count in sorted(calls.items())
+        for _ in range(KILLS_EACH)
+        if not die_within(live, role, call, chance.randint(1, max(1, count // per)), work())
+    ]
 
 
 def test_r01_the_owner_dies_inside_every_kind_of_call(
@@ -98,25 +136,21 @@ def test_r01_the_owner_dies_inside_every_kind_of_call(
     open_run(pipeline, home).close()
     live = Live(zygote, home, folder)
     over = threading.Event()
-
-    def until_over() -> Iterator[list[bytes]]:
-        for request in requests_of(islice(pipeline.recorded(), 2_000_000) if pipeline.recorded else iter(())):
-            if over.is_set():
-                return
-            yield request
-
-    requests, turn = until_over(), threading.Lock()
+    requests = takewhile(lambda _: not over.is_set(), requests_of(islice(pipeline.recorded(), 2_000_000)))
+    turn = threading.Lock()
     producers = [Producer(live, f"producer-{n}", requests, turn) for n in range(2)]
     for producer in producers:
         producer.start()
-    calls = calls_of(live, producers[0])
-    chance = random.Random(SEED)
-    survived = [
-        call
-        for call, count in sorted(calls.items())
-        for _ in range(KILLS_EACH)
-        if not die_within(live, call, chance.randint(1, max(1, count // COUNTED)))
-    ]
+
+    def work() -> Iterator[None]:
+        for _ in range(WORK):
+            yield
+            live.acks.acquire(timeout=1)
+
+    with counted(live, "owner") as calls:
+        for _ in range(COUNTED):
+            assert live.acks.acquire(timeout=PATIENCE)
+    survived = deaths(live, "owner", calls, COUNTED, work)
     over.set()
     for producer in producers:
         producer.join(PATIENCE)
@@ -130,3 +164,67 @@ def test_r01_the_owner_dies_inside_every_kind_of_call(
     assert not {call for call in survived if calls[call] >= COUNTED}
     assert counts.is_clean
     assert counts.acked == counts.present
+
+
+def test_r02_the_worker_dies_inside_every_kind_of_call(
+    zygote: Zygote, tmp_path: Path, say: Callable[[str], None]
+) -> None:
+    """Between two deaths it catches up: else three of them at one record would be that record's fault."""
+    folder = configs_folder() / "flights"
+    pipeline, home = load_pipeline(folder), Home(tmp_path / "home", "flights")
+    assert pipeline.recorded is not None
+    open_run(pipeline, home).close()
+    live, turn = Live(zygote, home, folder), threading.Lock()
+    requests = requests_of(pipeline.recorded())
+    histories: list[History] = []
+
+    def portion(size: int = PORTION) -> None:
+        producer = Producer(live, f"producer-{len(histories)}", islice(requests, size), turn)
+        histories.append(producer.history)
+        producer.run()
+
+    def work() -> Iterator[None]:
+        for _ in range(PORTIONS):
+            yield
+            portion()
+            yield from until_worked_off(home)
+
+    def work_off(portions: int) -> None:
+        for _ in range(portions):
+            portion()
+            list(until_worked_off(home))
+
+    portion(UNTIL_LABELS_COME)
+    work_off(WARM)
+    with counted(live, "worker") as calls:
+        work_off(WARM)
+    survived = []
+    for call in sorted(calls):
+        survived += deaths(live, "worker", {call: calls[call]}, WARM, work)
+        list(until_worked_off(home))
+    live.stop()
+    records, died = all_records(home), sorted(set(live.kills))
+    counts = check(histories, records)
+    with closing(open_run(pipeline, home)) as run:
+        examples, found = check_learned(run, records), digest_of(run)
+    say(f"the worker died within {', '.join(died)}; never again made {', '.join(survived) or 'none'}")
+    say(f"acked {counts.acked}, lost {counts.lost}, doubled {counts.doubled}, learned {examples}")
+    assert set(died) >= EVERY_COMMIT
+    assert not {call for call in survived if calls[call] >= WARM}
+    assert counts.is_clean
+    assert examples
+    assert replayed(home, pipeline, tmp_path / "replayed") == found
+
+
+def until_worked_off(home: Home) -> Iterator[None]:
+    """Turns until every fold has taken the whole journal; the learner's file says only where its last snapshot was."""
+    until = time.monotonic() + PATIENCE
+    with closing(SqliteReader(home.journal)) as journal:
+        while min(_places(home).values(), default=START) < journal.end():
+            assert time.monotonic() < until, f"the worker stands at {_places(home)}"
+            yield
+            time.sleep(0.01)
+
+
+def _places(home: Home) -> dict[str, int]:
+    return {name: place for name, place in positions_in(home.fold("x").parent).items() if name != "learner"}
