@@ -253,6 +253,8 @@ def over_feast(folder: Path, rows: int, python: str, figures: dict[str, Any]) ->
     for number, view in enumerate(story.views):
         known = pa.array(view["known"].to_numpy()).cast(pa.timestamp("us", "UTC"))
         pq.write_table(view.set_column(1, "known", known), story_folder / f"view{number}.parquet")
+    told = {"keys": ["k"], "event": "known", "created": None, "ttl": 365 * 86_400}
+    (story_folder / "views.json").write_text(json.dumps({f"view{n}": told for n in range(len(story.views))}))
     at = pa.array(story.asked["at"].to_numpy()).cast(pa.timestamp("us", "UTC"))
     entities = story.asked.select(["k"]).append_column("event_timestamp", at)
     pq.write_table(entities, story_folder / "entities.parquet")

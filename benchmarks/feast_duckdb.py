@@ -1,6 +1,8 @@
-"""How long Feast's own duckdb store takes for the questions that `benchmarks.dataset` left in a folder.
+"""How long Feast's own duckdb store takes for the questions that another benchmark left in a folder.
 
 Run by the Python of an environment with ``feast[duckdb]``, which is not among our libraries; it needs nothing of ours.
+The folder holds ``entities.parquet``, one Parquet file per view, and ``views.json``: for each view its join keys, the
+columns of its times (``event``, ``created``) and its ``ttl`` in seconds.
 """
 
 import json
@@ -13,17 +15,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig
-from feast.types import Float64
+from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
 _MEMORY = 8 << 30
-_KNOWN, _KEY = "known", "k"
+_WARM_UP = 100
+_TYPES = {"double": (Float64, None), "int64": (Int64, ValueType.INT64), "string": (String, ValueType.STRING)}
 
 
 def seconds(folder: Path) -> float:
     """Of one historical read of all questions, after one that warms it up."""
-    entity = Entity(name=_KEY, join_keys=[_KEY], value_type=ValueType.INT64)
-    views = [_view(entity, path) for path in sorted(folder.glob("view*.parquet"))]
+    told: dict[str, Any] = json.loads((folder / "views.json").read_text())
+    entities: dict[str, Entity] = {}
+    views = [_view(name, view, folder / f"{name}.parquet", entities) for name, view in told.items()]
     service = FeatureService(name="s", features=views)
     config = RepoConfig(
         project="bench",
@@ -34,27 +38,31 @@ def seconds(folder: Path) -> float:
         entity_key_serialization_version=3,
     )
     store = FeatureStore(config=config)
-    store.apply([entity, *views, service])
+    store.apply([*entities.values(), *views, service])
     questions = pq.read_table(folder / "entities.parquet").to_pandas()
 
     def ask(rows: Any) -> None:
         found = store.get_historical_features(rows, features=service, full_feature_names=True).to_arrow()
         assert len(found) == len(rows)
 
-    ask(questions.head(100))
+    ask(questions.head(_WARM_UP))
     began = time.perf_counter()
     ask(questions)
     return time.perf_counter() - began
 
 
-def _view(entity: Entity, path: Path) -> FeatureView:
-    names = [name for name in pq.read_schema(path).names if name not in (_KEY, _KNOWN)]
+def _view(name: str, told: dict[str, Any], path: Path, entities: dict[str, Entity]) -> FeatureView:
+    types = {field.name: _TYPES[str(field.type)] for field in pq.read_schema(path) if str(field.type) in _TYPES}
+    for key in told["keys"]:
+        entities.setdefault(key, Entity(name=key, join_keys=[key], value_type=types[key][1]))
     return FeatureView(
-        name=path.stem,
-        entities=[entity],
-        ttl=timedelta(days=365),
-        schema=[Field(name=name, dtype=Float64) for name in names],
-        source=FileSource(path=str(path), timestamp_field=_KNOWN),
+        name=name,
+        entities=[entities[key] for key in told["keys"]],
+        ttl=None if told["ttl"] is None else timedelta(seconds=told["ttl"]),
+        schema=[Field(name=each, dtype=kind) for each, (kind, _) in types.items()],
+        source=FileSource(
+            name=name, path=str(path), timestamp_field=told["event"], created_timestamp_column=told["created"] or ""
+        ),
     )
 
 
