@@ -58,7 +58,7 @@ class Live:
     def _until_it_answers(self) -> None:
         client, pid = OwnerClient(self.home.socket), self.pids["owner"]
         while True:
-            assert _lives(pid), self.zygote.log.read_text()[-2_000:]
+            assert lives(pid), self.zygote.log.read_text()[-2_000:]
             try:
                 client.state()
             except OwnerDown:
@@ -80,7 +80,8 @@ class Live:
             assert self.zygote.wait(self.pids[role]) in ends, self.zygote.log.read_text()[-2_000:]
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether a process that may not have been waited for has not ended."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 

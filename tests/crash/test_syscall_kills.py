@@ -32,6 +32,7 @@ from tests.crash.live import (
     all_records,
     check_learned,
     digest_of,
+    lives,
     replayed,
     requests_of,
 )
@@ -103,9 +104,9 @@ def die_within(live: Live, role: str, call: str, number: int, work: Iterable[obj
             break
     else:
         tracer.terminate()
-        tracer.communicate()
-        return False
     tracer.communicate()
+    if lives(pid):
+        return False
     if role == "owner":
         live.up.clear()
     live.zygote.wait(pid)
@@ -115,16 +116,21 @@ def die_within(live: Live, role: str, call: str, number: int, work: Iterable[obj
 
 
 def deaths(
-    live: Live, role: str, calls: Mapping[str, int], per: int, work: Callable[[], Iterable[object]]
+    live: Live,
+    role: str,
+    calls: Mapping[str, int],
+    per: int,
+    work: Callable[[], Iterable[object]],
+    between: Callable[[], object] = lambda: None,
 ) -> list[str]:
     """Let it die in each kind of call, somewhere in as many as it makes in a portion of work; the kinds it survived."""
-    chance = random.Random(SEED)
-    return [
-        call
-        for call, count in sorted(calls.items())
-        for _ in range(KILLS_EACH)
-        if not die_within(live, role, call, chance.randint(1, max(1, count // per)), work())
-    ]
+    chance, survived = random.Random(SEED), []
+    for call, count in sorted(calls.items()):
+        for _ in range(KILLS_EACH):
+            if not die_within(live, role, call, chance.randint(1, max(1, count // per)), work()):
+                survived.append(call)
+            between()
+    return survived
 
 
 def test_r01_the_owner_dies_inside_every_kind_of_call(
@@ -198,10 +204,7 @@ def test_r02_the_worker_dies_inside_every_kind_of_call(
     work_off(WARM)
     with counted(live, "worker") as calls:
         work_off(WARM)
-    survived = []
-    for call in sorted(calls):
-        survived += deaths(live, "worker", {call: calls[call]}, WARM, work)
-        list(until_worked_off(home))
+    survived = deaths(live, "worker", calls, WARM, work, lambda: list(until_worked_off(home)))
     live.stop()
     records, died = all_records(home), sorted(set(live.kills))
     counts = check(histories, records)
