@@ -175,7 +175,7 @@ class OnlineReader:
         """One answer per (view, key), in order, in one round trip; None where there is no row, or a delete."""
         with self._lock:
             found = read_rows(self._db, wanted)
-        return [row if row is not None and row[3] is not None else None for row in found]
+        return [living(row) for row in found]
 
     def close(self) -> None:
         """Let go of the file."""

@@ -20,8 +20,8 @@ from journal.owner_client import OwnerClient
 from journal.record import Kind, Record
 from journal.sqlite_reader import SqliteReader
 from journal.wire import AcceptedFate, RepeatedFate
-from rivermill.pipeline import Pipeline
-from rivermill.settings import Home
+from rivermill.pipeline import Pipeline, load_pipeline
+from rivermill.settings import Home, configs_folder
 from rivermill.wiring import Run, open_run
 from tests.crash.history import History, Step
 from tests.crash.zygote import Zygote
@@ -83,6 +83,15 @@ class Live:
 def lives(pid: int) -> bool:
     """Whether a process that may not have been waited for has not ended."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def flights_live(zygote: Zygote, root: Path) -> tuple[Pipeline, Live, Iterator[bytes]]:
+    """The flights of a new home, their owner and worker at work, and the recorded events, none of them sent."""
+    folder = configs_folder() / "flights"
+    pipeline, home = load_pipeline(folder), Home(root, "flights")
+    assert pipeline.recorded is not None
+    open_run(pipeline, home).close()
+    return pipeline, Live(zygote, home, folder), pipeline.recorded()
 
 
 class Producer(threading.Thread):

@@ -26,10 +26,8 @@ import pytest
 from journal.owner_server import MOST_WAITING_BYTES
 from journal.record import Kind
 from rivermill.api_guard import MOST_UNDER_WAY
-from rivermill.pipeline import load_pipeline
-from rivermill.settings import Home, configs_folder
-from rivermill.wiring import open_run
-from tests.crash.live import PATIENCE, Live, all_records, send
+from rivermill.settings import configs_folder
+from tests.crash.live import PATIENCE, all_records, flights_live, send
 from tests.crash.zygote import Zygote
 
 pytestmark = pytest.mark.slow
@@ -181,16 +179,12 @@ def p99(seconds: list[float]) -> str:
 def test_r14_a_flood_is_refused_in_time_and_every_question_is_answered(
     zygote: Zygote, tmp_path: Path, say: Callable[[str], None]
 ) -> None:
-    folder = configs_folder() / "flights"
-    pipeline, home = load_pipeline(folder), Home(tmp_path / "home", "flights")
-    assert pipeline.recorded is not None
-    recorded = list(islice(pipeline.recorded(), WARM_UP))
-    open_run(pipeline, home).close()
-    live = Live(zygote, home, folder)
+    pipeline, live, events = flights_live(zygote, tmp_path / "home")
+    home, recorded = live.home, list(islice(events, WARM_UP))
     send(live, iter(recorded)).join(PATIENCE)
     newest = {event["type"]: event for event in map(orjson.loads, recorded)}
     port = free_port()
-    http = zygote.start("http", home.root, folder, port)
+    http = zygote.start("http", home.root, live.folder, port)
     until_ready(port, zygote)
     held = {role: most_memory(pid) for role, pid in (("http", http), ("owner", live.pids["owner"]))}
     key = (home.root / "access" / "admin.key").read_text().strip()

@@ -28,6 +28,7 @@ from tests.crash.live import (
     all_records,
     check_learned,
     digest_of,
+    flights_live,
     replayed,
     requests_of,
 )
@@ -75,12 +76,9 @@ def test_r01_owner_and_worker_killed_over_real_events(
 
     How many examples were learned depends on where it was killed, so it is printed; each is learned once.
     """
-    folder = configs_folder() / "flights"
-    pipeline, home = load_pipeline(folder), Home(tmp_path / "home", "flights")
-    assert pipeline.recorded is not None
-    open_run(pipeline, home).close()
-    live = Live(zygote, home, folder)
-    producers = drive(live, islice(pipeline.recorded(), EVENTS))
+    pipeline, live, recorded = flights_live(zygote, tmp_path / "home")
+    home = live.home
+    producers = drive(live, islice(recorded, EVENTS))
     live.stop()
     run = open_run(pipeline, home)
     records, tallies = all_records(home), run.journal.tallies()

@@ -11,10 +11,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder
 from rivermill.wiring import open_run
-from tests.crash.live import PATIENCE, Live, all_records, check_learned, digest_of, replayed, send
+from tests.crash.live import PATIENCE, all_records, check_learned, digest_of, flights_live, replayed, send
 from tests.crash.zygote import Zygote
 
 pytestmark = pytest.mark.slow
@@ -44,12 +43,8 @@ def until_another_writes(home: Home, epoch: int) -> None:
 
 def test_r18_of_two_workers_the_older_is_fenced_off(zygote: Zygote, tmp_path: Path, say: Callable[[str], None]) -> None:
     """Every second one is stopped in its tracks, and goes on when its rival has been at work for a while."""
-    folder = configs_folder() / "flights"
-    pipeline, home = load_pipeline(folder), Home(tmp_path / "home", "flights")
-    assert pipeline.recorded is not None
-    events = pipeline.recorded()
-    open_run(pipeline, home).close()
-    live = Live(zygote, home, folder)
+    pipeline, live, events = flights_live(zygote, tmp_path / "home")
+    home = live.home
     for turn in range(RIVALS):
         send(live, islice(events, SHARE)).join(PATIENCE)
         older, epoch = live.pids["worker"], writer_of(home)

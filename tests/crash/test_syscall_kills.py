@@ -21,7 +21,6 @@ import pytest
 from journal.checkpoint import positions_in
 from journal.log import START
 from journal.sqlite_reader import SqliteReader
-from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder
 from rivermill.wiring import open_run
 from tests.crash.history import History, check
@@ -32,6 +31,7 @@ from tests.crash.live import (
     all_records,
     check_learned,
     digest_of,
+    flights_live,
     lives,
     replayed,
     requests_of,
@@ -136,13 +136,9 @@ def deaths(
 def test_r01_the_owner_dies_inside_every_kind_of_call(
     zygote: Zygote, tmp_path: Path, say: Callable[[str], None]
 ) -> None:
-    folder = configs_folder() / "flights"
-    pipeline, home = load_pipeline(folder), Home(tmp_path / "home", "flights")
-    assert pipeline.recorded is not None
-    open_run(pipeline, home).close()
-    live = Live(zygote, home, folder)
+    _, live, recorded = flights_live(zygote, tmp_path / "home")
     over = threading.Event()
-    requests = takewhile(lambda _: not over.is_set(), requests_of(islice(pipeline.recorded(), 2_000_000)))
+    requests = takewhile(lambda _: not over.is_set(), requests_of(recorded))
     turn = threading.Lock()
     producers = [Producer(live, f"producer-{n}", requests, turn) for n in range(2)]
     for producer in producers:
@@ -162,7 +158,7 @@ def test_r01_the_owner_dies_inside_every_kind_of_call(
         producer.join(PATIENCE)
         assert producer.failure is None
     live.stop()
-    counts = check([producer.history for producer in producers], all_records(home))
+    counts = check([producer.history for producer in producers], all_records(live.home))
     died = sorted(set(live.kills))
     say(f"the owner died within {', '.join(died)}; never again made {', '.join(survived) or 'none'}")
     say(f"acked {counts.acked}, lost {counts.lost}, doubled {counts.doubled}, overtaken {counts.overtaken}")
@@ -176,12 +172,8 @@ def test_r02_the_worker_dies_inside_every_kind_of_call(
     zygote: Zygote, tmp_path: Path, say: Callable[[str], None]
 ) -> None:
     """Between two deaths it catches up: else three of them at one record would be that record's fault."""
-    folder = configs_folder() / "flights"
-    pipeline, home = load_pipeline(folder), Home(tmp_path / "home", "flights")
-    assert pipeline.recorded is not None
-    open_run(pipeline, home).close()
-    live, turn = Live(zygote, home, folder), threading.Lock()
-    requests = requests_of(pipeline.recorded())
+    pipeline, live, recorded = flights_live(zygote, tmp_path / "home")
+    home, requests, turn = live.home, requests_of(recorded), threading.Lock()
     histories: list[History] = []
 
     def portion(size: int = PORTION) -> None:
