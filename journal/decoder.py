@@ -1,6 +1,7 @@
 """From fields to checkers: a msgspec decoder for one event, a pandera schema for a frame. Both keep the same rules."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
 
-MOST_REMEMBERED = 256
-"""How many values of one field are remembered as matching its pattern: codes that recur. A field with more of them is
-one of ids, which hardly do: to look for them costs more than to match them again."""
+MOST_REMEMBERED = 8192
+"""How many texts are remembered as matching a pattern. Codes recur, and so do keys: the outcome names its question."""
+
+MATCHED_LATELY: defaultdict[str, set[str]] = defaultdict(set)
+"""By pattern the texts that matched it, in any stream of this process; never a personal one."""
 
 LONGEST_NAME = 64
 """Unknown field names longer than this are not repeated in a reason, and longer values are not remembered."""
@@ -36,7 +39,7 @@ def decoder_of(stream: str, fields: Sequence[Field]) -> msgspec.json.Decoder[msg
 
 
 class QuickDecoder:
-    """Decodes as `decoder_of` does, some times faster: a text that matched its pattern once is not matched again.
+    """Decodes as `decoder_of` does, some times faster: a text that matched its pattern lately is not matched again.
 
     Nothing personal is remembered.
     """
@@ -45,12 +48,13 @@ class QuickDecoder:
         self._whole = decoder_of(stream, fields).decode
         loose = [replace(field, limits=_without_pattern(field)) for field in fields]
         self._loose = decoder_of(stream, loose).decode
-        searches = {
-            field.name: re.compile(str(field.limits["pattern"])).search for field in fields if "pattern" in field.limits
-        }
-        personal = {field.name for field in fields if field.personal}
-        self._codes = [(name, set[str](), search) for name, search in searches.items() if name not in personal]
-        self._texts = [(name, search) for name, search in searches.items() if name in personal]
+        patterned = [(field, str(field.limits["pattern"])) for field in fields if "pattern" in field.limits]
+        self._open = [
+            (field.name, MATCHED_LATELY[pattern], re.compile(pattern).search)
+            for field, pattern in patterned
+            if not field.personal
+        ]
+        self._personal = [(field.name, re.compile(pattern).search) for field, pattern in patterned if field.personal]
 
     def decode(self, data: bytes | msgspec.Raw) -> dict[str, Any]:
         """The fields in the order of their names; raises what the decoder of `decoder_of` raises."""
@@ -60,27 +64,25 @@ class QuickDecoder:
             # An earlier value may break its pattern, and it is the first fault that is told.
             self._whole(data)
             raise
-        for name, matched, search in self._codes:
+        for name, matched, search in self._open:
             value = fields[name]
             if value not in matched and value is not None:
                 if search(value) is None:
                     return msgspec.structs.asdict(self._whole(data))
-                self._remember(name, value)
-        for name, search in self._texts:
+                _remember(matched, value)
+        for name, search in self._personal:
             value = fields[name]
             if value is not None and search(value) is None:
                 return msgspec.structs.asdict(self._whole(data))
         return fields
 
-    def _remember(self, name: str, value: str) -> None:
-        """Remember a code that matched; a field with too many of them has none that recur, and is forgotten."""
-        if len(value) > LONGEST_NAME:
-            return
-        ((matched, search),) = ((matched, search) for code, matched, search in self._codes if code == name)
-        matched.add(value)
-        if len(matched) > MOST_REMEMBERED:
-            self._codes = [code for code in self._codes if code[0] != name]
-            self._texts.append((name, search))
+
+def _remember(matched: set[str], text: str) -> None:
+    if len(text) > LONGEST_NAME:
+        return
+    if len(matched) >= MOST_REMEMBERED:
+        matched.clear()
+    matched.add(text)
 
 
 def _without_pattern(field: Field) -> dict[str, int | float | str]:

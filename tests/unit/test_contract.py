@@ -9,7 +9,15 @@ import pytest
 
 from journal.clock import DAY, HOUR
 from journal.contract import DEFAULT_MAX_BYTES, Contract, load_contracts
-from journal.decoder import MOST_REMEMBERED, QuickDecoder, decoder_of, explain, frame_schema_of, frame_violations
+from journal.decoder import (
+    MATCHED_LATELY,
+    MOST_REMEMBERED,
+    QuickDecoder,
+    decoder_of,
+    explain,
+    frame_schema_of,
+    frame_violations,
+)
 from journal.errors import Misconfigured
 from journal.field import Field
 
@@ -136,22 +144,30 @@ def test_the_first_fault_is_told_by_the_quick_decoder_too(departures: Contract) 
 
 
 def test_what_is_remembered_as_matching_is_bounded() -> None:
-    field = Field(name="word", type="string", limits={"pattern": "^[a-z]"})
+    field = Field(name="word", type="string", limits={"pattern": "^[a-z][0-9]*$"})
     quick = QuickDecoder("s", [field])
     for number in range(MOST_REMEMBERED + 10):
         quick.decode(b'{"word":"a%d"}' % number)
+        assert len(MATCHED_LATELY["^[a-z][0-9]*$"]) <= MOST_REMEMBERED
     assert quick.decode(b'{"word":"b"}') == {"word": "b"}
     with pytest.raises(msgspec.ValidationError, match="regex"):
         quick.decode(b'{"word":"9"}')
-    assert not quick._codes
-    assert [name for name, _ in quick._texts] == ["word"]
+
+
+def test_a_text_that_matched_in_one_stream_is_remembered_in_the_other() -> None:
+    field = Field(name="key", type="string", limits={"pattern": "^key-"})
+    QuickDecoder("questions", [field]).decode(b'{"key":"key-1"}')
+    assert MATCHED_LATELY["^key-"] == {"key-1"}
+    assert QuickDecoder("outcomes", [field]).decode(b'{"key":"key-1"}') == {"key": "key-1"}
 
 
 def test_nothing_personal_and_nothing_long_is_remembered() -> None:
-    fields = [Field(name=name, type="string", limits={"pattern": "a"}, personal=name == "who") for name in ("who", "x")]
+    fields = [
+        Field(name=name, type="string", limits={"pattern": "a+"}, personal=name == "who") for name in ("who", "x")
+    ]
     quick = QuickDecoder("s", fields)
     assert quick.decode(b'{"who":"anna","x":"' + b"a" * 65 + b'"}')["who"] == "anna"
-    assert [(name, matched) for name, matched, _ in quick._codes] == [("x", set())]
+    assert MATCHED_LATELY["a+"] == set()
 
 
 def test_names_of_unknown_fields_are_not_repeated_where_fields_are_personal(departures: Contract) -> None:
