@@ -18,21 +18,20 @@ from journal.record import FORMAT, Cause, Kind, Record
 from journal.sqlite import open_database
 from journal.stamp import identity
 
-_SCHEMA = """
+_RARE = (Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.VERSION, Kind.DECISION, Kind.ALERT)
+_IS_RARE = f"kind IN ({', '.join(repr(kind.value) for kind in _RARE)})"
+"""SQLite takes a partial index only where a query repeats its condition, with the same values in the same order."""
+
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS record (
     offset INTEGER PRIMARY KEY, kind TEXT NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS rare ON record (kind, offset)
-    WHERE kind IN ('genesis', 'definition', 'quarantine', 'snapshot', 'version', 'decision', 'alert');
+CREATE INDEX IF NOT EXISTS rare ON record (kind, offset) WHERE {_IS_RARE};
 CREATE TABLE IF NOT EXISTS id (key TEXT PRIMARY KEY, offset INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mark (
     sink TEXT PRIMARY KEY, partition INTEGER NOT NULL, offset INTEGER NOT NULL, n INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
 """
-_RARE = frozenset(
-    {Kind.GENESIS, Kind.DEFINITION, Kind.QUARANTINE, Kind.SNAPSHOT, Kind.VERSION, Kind.DECISION, Kind.ALERT}
-)
-
 _ENDS_TOO_SOON = {apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS}
 _KEYS_AT_ONCE = 100
 _PREFIX, _DIGITS = "segment-", 12
@@ -293,8 +292,7 @@ def segment_paths(folder: Path) -> list[Path]:
 def _kind_clause(kind: Kind) -> str:
     # A literal lets SQLite prove that the partial index applies; a bound parameter does not.
     literal = f"kind = '{kind.value}'"
-    rare = "', '".join(sorted(_RARE))
-    return f"{literal} AND kind IN ('{rare}')" if kind in _RARE else literal
+    return f"{literal} AND {_IS_RARE}" if kind in _RARE else literal
 
 
 def _ends_checksum(marks: dict[str, Cause], tallies: dict[str, int], last_at: int, clock: int) -> int:
