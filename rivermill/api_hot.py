@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,9 @@ WORTH_READING = 10
 BATCHES_AT_ONCE = 2
 READ_AT_ONCE = 100
 """Of these: some milliseconds' worth, and then whoever waits has his turn."""
+
+HANDED_IN_AT_ONCE = 200
+"""Events that the owner takes at a time from one request: no question waits for more than some of them."""
 
 QUESTIONS_AT_ONCE = 25
 """Of one request: they share the journal's commits, and no other request waits long behind them."""
@@ -145,12 +149,28 @@ async def _hand_in(service: PipelineService, events: Sequence[bytes], principal:
 
 
 async def _hand_in_read(service: PipelineService, events: Sequence[bytes], principal: Principal) -> list[Fate]:
-    reader, read = service.reader, list[Draft | None]()
+    """Hand events in by parts, each behind the one before; the next part is read while the owner commits one."""
+    reader, owner, fates = service.reader, service.owner, list[Fate]()
+
+    def take(part: Sequence[bytes], read: Sequence[Draft | None]) -> Awaitable[Sequence[Fate]]:
+        return owner.take(part, principal.name, OWNER_SECONDS, read=read, contracts=reader.digest)
+
+    parts = [events[first : first + HANDED_IN_AT_ONCE] for first in range(0, len(events), HANDED_IN_AT_ONCE)]
+    read = await _read(reader, parts[0], principal)
+    for part, behind in pairwise(parts):
+        some, read = await asyncio.gather(take(part, read), _read(reader, behind, principal))
+        fates += some
+    fates += await take(parts[-1], read)
+    return fates
+
+
+async def _read(reader: EventReader, events: Sequence[bytes], principal: Principal) -> list[Draft | None]:
+    read = list[Draft | None]()
     for first in range(0, len(events), READ_AT_ONCE):
         if first:
             await asyncio.sleep(0)
         read += [reader.read(event, principal.name) for event in events[first : first + READ_AT_ONCE]]
-    return await service.owner.take(events, principal.name, OWNER_SECONDS, read=read, contracts=reader.digest)
+    return read
 
 
 def _events_in(body: bytes) -> list[bytes] | None:

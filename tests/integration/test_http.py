@@ -24,7 +24,7 @@ from journal.stream import Stream
 from rivermill.access import KeyRing
 from rivermill.api import make_app
 from rivermill.api_guard import LARGEST_BODY, PERMISSIONS, PUBLIC
-from rivermill.api_hot import MOST_EVENTS, MOST_QUESTIONS, QUESTIONS_AT_ONCE, PipelineService
+from rivermill.api_hot import HANDED_IN_AT_ONCE, MOST_EVENTS, MOST_QUESTIONS, QUESTIONS_AT_ONCE, PipelineService
 from rivermill.desk import Desk, JobDesk
 from rivermill.genesis import definition_of
 from rivermill.pipeline import load_pipeline
@@ -254,6 +254,22 @@ def test_a_batch_tells_the_fate_of_each(play: Play) -> None:
         assert fates == ["accepted", "repeated", "quarantined", "refused", "accepted"]
         assert (await here.post("events", [])).json() == {"fates": []}
         assert problem(await here.post("events", [0] * (MOST_EVENTS + 1))) == (413, "too-large")
+
+    play(scene)
+
+
+def test_a_batch_of_several_parts_keeps_its_order(play: Play) -> None:
+    async def scene(here: Site) -> None:
+        numbers = range(6000, 6000 + 2 * HANDED_IN_AT_ONCE)
+        batch = [*map(here.event, numbers), here.event(6000), here.event(5021, https="much"), here.event(5999)]
+        fates = (await here.post("events", batch)).json()["fates"]
+        *taken, repeated, quarantined, last = fates
+        begin = taken[0]["offset"]
+        assert [fate["offset"] for fate in taken] == list(range(begin, begin + len(taken)))
+        assert (repeated["type"], repeated["offset"]) == ("repeated", begin)
+        assert (quarantined["type"], last["type"]) == ("quarantined", "accepted")
+        again = (await here.post("events", batch)).json()["fates"]
+        assert {fate["type"] for fate in again[: len(taken)]} == {"repeated"}
 
     play(scene)
 
