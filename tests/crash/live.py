@@ -3,13 +3,16 @@
 import os
 import shutil
 import signal
+import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+import httpx
 import msgspec
 
 from journal.body import Example, decode
@@ -46,14 +49,18 @@ class Live:
         self.up, self.acks = threading.Event(), threading.Semaphore(0)
         self.kills: Counter[str] = Counter()
         self.pids: dict[str, int] = {}
+        self.port = free_port()
         self.start("owner")
         self.start("worker")
 
     def start(self, role: str) -> None:
-        self.pids[role] = self.zygote.start(role, self.home.root, self.folder)
+        port = (self.port,) if role == "http" else ()
+        self.pids[role] = self.zygote.start(role, self.home.root, self.folder, *port)
         if role == "owner":
             self._until_it_answers()
             self.up.set()
+        elif role == "http":
+            self._until_ready()
 
     def _until_it_answers(self) -> None:
         client, pid = OwnerClient(self.home.socket), self.pids["owner"]
@@ -66,6 +73,16 @@ class Live:
             client.close()
             return
 
+    def _until_ready(self) -> None:
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            try:
+                if httpx.get(f"http://127.0.0.1:{self.port}/readyz").is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError(self.zygote.log.read_text()[-2_000:])
+
     def kill(self, role: str) -> None:
         if role == "owner":
             self.up.clear()
@@ -74,8 +91,10 @@ class Live:
         self.start(role)
 
     def stop(self) -> None:
-        """The worker first, since it waits for the owner. One that has only just begun does not know SIGTERM yet."""
-        for role, ends in (("worker", (0, -signal.SIGTERM)), ("owner", (0,))):
+        """The worker before the owner that it waits for. One that has only just begun does not know SIGTERM yet."""
+        for role, ends in (("http", (-signal.SIGTERM,)), ("worker", (0, -signal.SIGTERM)), ("owner", (0,))):
+            if role not in self.pids:
+                continue
             os.kill(self.pids[role], signal.SIGTERM)
             assert self.zygote.wait(self.pids[role]) in ends, self.zygote.log.read_text()[-2_000:]
 
@@ -83,6 +102,14 @@ class Live:
 def lives(pid: int) -> bool:
     """Whether a process that may not have been waited for has not ended."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def flights_live(zygote: Zygote, root: Path) -> tuple[Pipeline, Live, Iterator[bytes]]:

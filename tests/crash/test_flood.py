@@ -7,8 +7,6 @@ depends on the machine.
 
 import asyncio
 import os
-import signal
-import socket
 import statistics
 import time
 from collections import Counter
@@ -19,7 +17,6 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
@@ -148,24 +145,6 @@ class Flood:
             self.is_on = False
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def until_ready(port: int, zygote: Zygote) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == OK:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    pytest.fail(zygote.log.read_text()[-2_000:])
-
-
 def most_memory(pid: int) -> int:
     """The most bytes that a process has ever held."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -183,16 +162,12 @@ def test_r14_a_flood_is_refused_in_time_and_every_question_is_answered(
     home, recorded = live.home, list(islice(events, WARM_UP))
     send(live, iter(recorded)).join(PATIENCE)
     newest = {event["type"]: event for event in map(orjson.loads, recorded)}
-    port = free_port()
-    http = zygote.start("http", home.root, live.folder, port)
-    until_ready(port, zygote)
-    held = {role: most_memory(pid) for role, pid in (("http", http), ("owner", live.pids["owner"]))}
+    live.start("http")
+    held = {role: most_memory(pid) for role, pid in live.pids.items()}
     key = (home.root / "access" / "admin.key").read_text().strip()
-    flood = Flood(port, key, newest["weather"], newest[pipeline.question.stream])
+    flood = Flood(live.port, key, newest["weather"], newest[pipeline.question.stream])
     asyncio.run(flood.run())
-    grown = {"http": most_memory(http) - held["http"], "owner": most_memory(live.pids["owner"]) - held["owner"]}
-    os.kill(http, signal.SIGTERM)
-    assert zygote.wait(http) == -signal.SIGTERM, zygote.log.read_text()[-2_000:]
+    grown = {role: most_memory(live.pids[role]) - held[role] for role in ("http", "owner")}
     live.stop()
 
     seen = flood.seen

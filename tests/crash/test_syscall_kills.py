@@ -6,13 +6,11 @@ counted first, on the same work. ``RIVERMILL_KILLS_PER_SYSCALL`` says how often 
 
 import os
 import random
-import re
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice, takewhile
 from pathlib import Path
 
@@ -32,17 +30,15 @@ from tests.crash.live import (
     check_learned,
     digest_of,
     flights_live,
-    lives,
     replayed,
     requests_of,
 )
+from tests.crash.tracing import counted, die_within
 from tests.crash.zygote import Zygote
 
 pytestmark = pytest.mark.slow
 KILLS_EACH = int(os.environ.get("RIVERMILL_KILLS_PER_SYSCALL", "1"))
 SEED = int(os.environ.get("RIVERMILL_SEED", "1"))
-ALONG_THE_WAY = frozenset({"exit", "exit_group", "rt_sigreturn", "restart_syscall"})
-"""Calls that end a thread, a signal or another call: there is nothing inside them."""
 COUNTED = 60
 """Requests on which the kinds of calls are counted."""
 
@@ -72,47 +68,6 @@ def zygote(tmp_path: Path) -> Iterator[Zygote]:
     zygote = Zygote(configs_folder() / "flights", log=tmp_path / "log")
     yield zygote
     zygote.close()
-
-
-def attached(pid: int, *options: str) -> subprocess.Popen[str]:
-    """A strace that has hold of every thread of a process."""
-    tracer = subprocess.Popen(["strace", "-f", "-p", str(pid), *options], stderr=subprocess.PIPE, text=True)
-    assert tracer.stderr is not None
-    line = tracer.stderr.readline()
-    assert "attached" in line, line
-    return tracer
-
-
-@contextmanager
-def counted(live: Live, role: str) -> Iterator[dict[str, int]]:
-    """How often a process makes each call while the block runs; filled in when it is over."""
-    table, calls = live.home.folder / f"calls of {role}", dict[str, int]()
-    tracer = attached(live.pids[role], "-c", "-o", str(table))
-    yield calls
-    tracer.terminate()
-    tracer.communicate()
-    rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", table.read_text(), flags=re.MULTILINE)
-    calls |= {name: int(count) for count, name in rows if name not in ALONG_THE_WAY | {"total"}}
-
-
-def die_within(live: Live, role: str, call: str, number: int, work: Iterable[object]) -> bool:
-    """Let a process die in its next call of a kind but so many; whether it did before the work ran out."""
-    pid = live.pids[role]
-    tracer = attached(pid, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
-    for _ in work:
-        if tracer.poll() is not None:
-            break
-    else:
-        tracer.terminate()
-    tracer.communicate()
-    if lives(pid):
-        return False
-    if role == "owner":
-        live.up.clear()
-    live.zygote.wait(pid)
-    live.kills[call] += 1
-    live.start(role)
-    return True
 
 
 def deaths(

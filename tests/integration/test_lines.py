@@ -26,12 +26,12 @@ from journal.owner_client import OwnerClient
 from journal.record import Draft, Kind, canonical_json
 from journal.sqlite_reader import SqliteReader
 from registry.policy import policy_of
-from rivermill.agenda import Retrains
 from rivermill.lines import Lines
 from rivermill.pipeline import Pipeline, load_pipeline
-from rivermill.registry_wiring import lines_of, retrainer_of
+from rivermill.registry_wiring import lines_of
 from rivermill.settings import Home, configs_folder
 from rivermill.wiring import Run, open_run, verifier_of
+from tests.played import play_with_retrains
 
 pytestmark = pytest.mark.slow
 
@@ -46,11 +46,7 @@ def pipeline() -> Pipeline:
 @pytest.fixture(scope="module")
 def played(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("played")
-    assert pipeline.recorded is not None
-    run = open_run(pipeline, Home(root, "phishing"))
-    retrains = Retrains(run, retrainer_of(run, lines_of(run)), ray_once=False, say=lambda _: None)
-    run.lockstep.play(pipeline.recorded(), "test", agenda=retrains)
-    run.close()
+    play_with_retrains(pipeline, root)
     return root
 
 
