@@ -32,7 +32,7 @@ from features import dataset
 from features.dataset_process import build_apart
 from journal.body import Definition, Example, Prediction, draft_of
 from journal.clock import SECOND, parse_time
-from journal.record import Draft, Kind, canonical_json
+from journal.record import Draft, Kind, Record, canonical_json
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
 
@@ -175,14 +175,18 @@ def _append(journal: SqliteJournal, at: Any, keys: Any, predicted: Any, outcomes
     for start in range(0, len(at), _GROUP):
         stop = min(start + _GROUP, len(at))
         asked = [_event("questions", n, int(at[n]), {"k": int(keys[n])}) for n in range(start, stop)]
-        first = journal.append(asked)[0].offset
+        first, *_ = _places(journal, asked)
         answers = [_answer(n, first + n - start, keys, predicted) for n in range(start, stop)]
-        answered = [record.offset for record in journal.append(answers)]
+        answered = _places(journal, answers)
         yield from answered
         told = [_event("labels", n, int(at[n]), {"late": bool(outcomes[n])}) for n in range(start, stop)]
-        labels = [record.offset for record in journal.append(told)]
+        labels = _places(journal, told)
         numbers = zip(range(start, stop), answered, labels, strict=True)
         journal.append([_example(n, answer, label, bool(outcomes[n])) for n, answer, label in numbers])
+
+
+def _places(journal: SqliteJournal, drafts: list[Draft]) -> list[int]:
+    return [record.offset for record in journal.append(drafts) if isinstance(record, Record)]
 
 
 def _event(stream: str, number: int, time: int, data: dict[str, Any]) -> Draft:

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -180,8 +181,8 @@ def redis_limits(address: str) -> Limits:
 
     def prepare(rows: Sequence[Row]) -> Callable[[], Any]:
         keys = ["bench:view0:layout", *(b"bench:view0:" + row.key for row in rows)]
-        blobs = [pack("view0", row) for row in rows]
-        return lambda: client.evalsha(guard, len(keys), *keys, layout, 0, *blobs)
+        given: list[Any] = [*keys, layout, 0, *(pack("view0", row) for row in rows)]
+        return partial(client.evalsha, guard, len(keys), *given)
 
     return Limits(read, prepare)
 
@@ -194,6 +195,12 @@ def timed(way: Callable[[], Any], times: int) -> float:
     return (time.perf_counter_ns() - start) / times / 1_000
 
 
+def asked_of(store: FeatureStore, service: Any, entities: Sequence[Mapping[str, int]]) -> dict[str, list[Any]]:
+    """What Feast's SDK answers."""
+    answer: dict[str, list[Any]] = store.get_online_features(service, list(entities), True).to_dict()
+    return answer
+
+
 def compare_reads(own: FeatureStore, store: FeatureStore, limits: Limits, options: argparse.Namespace) -> None:
     """Print medians over the rounds, and the ratios' medians and ranges."""
     reader, service, rng = open_reader(store, "all"), store.get_feature_service("all"), random.Random(7)
@@ -203,10 +210,10 @@ def compare_reads(own: FeatureStore, store: FeatureStore, limits: Limits, option
         questions = [{"user": user} for user in users]
         present = [{"user": user} for user in rng.sample(range(options.own), count)]
         ways: dict[str, Callable[[], Any]] = {
-            "Feast's own": lambda asked=present: own.get_online_features(own_service, asked, True).to_dict(),
-            "Feast": lambda asked=questions: store.get_online_features(service, asked, True).to_dict(),
-            "reader": lambda asked=questions: reader.read_many(asked, now),
-            "L3": lambda asked=users: limits.read(asked),
+            "Feast's own": partial(asked_of, own, own_service, present),
+            "Feast": partial(asked_of, store, service, questions),
+            "reader": partial(reader.read_many, questions, now),
+            "L3": partial(limits.read, users),
         }
         require_equal(ways["Feast"](), reader.columns, ways["reader"]())
         report(f"read {count:>3}", [{n: timed(way, times) for n, way in ways.items()} for _ in range(options.rounds)])
@@ -229,9 +236,9 @@ def compare_writes(own: FeatureStore, store: FeatureStore, limits: Limits, optio
             rows = [rows_of(rng, users, event + n) for n in (1, 2, 3)]
             event += 3
             frame, finished = frame_of(users, rows[0]), limits.prepare(rows[2])
-            spent["Feast's own"].append(timed(lambda frame=frame: own.push("to_view0", frame), 1))
-            spent["Feast"].append(timed(lambda frame=frame: store.push("to_view0", frame), 1))
-            spent["write"].append(timed(lambda fresh=rows[1]: shelf.write("view0", fields, fresh, None), 1))
+            spent["Feast's own"].append(timed(partial(own.push, "to_view0", frame), 1))
+            spent["Feast"].append(timed(partial(store.push, "to_view0", frame), 1))
+            spent["write"].append(timed(partial(shelf.write, "view0", fields, rows[1], None), 1))
             spent["L4"].append(timed(finished, 1))
         found.append({name: median(each) for name, each in spent.items()})
     report(f"write {WRITTEN}", found)
