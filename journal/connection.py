@@ -27,8 +27,6 @@ class Connection(asyncio.Protocol):
         self._hear = hear
         self._frames = wire.Frames()
         self._transport: asyncio.Transport
-        self._room = asyncio.Event()
-        self._room.set()
         self.closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -46,17 +44,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
-        self._room.set()
         if not self.closed.done():
             self.closed.set_result(exc)
-
-    def pause_writing(self) -> None:
-        """See `asyncio.BaseProtocol`: the other side does not read."""
-        self._room.clear()
-
-    def resume_writing(self) -> None:
-        """See `asyncio.BaseProtocol`."""
-        self._room.set()
 
     @property
     def is_closing(self) -> bool:
@@ -67,10 +56,6 @@ class Connection(asyncio.Protocol):
         """Send frames, unless whoever is at the other end is gone."""
         if not self._transport.is_closing():
             self._transport.write(framed)
-
-    async def room(self) -> None:
-        """Wait until the other side has read enough for more to be said."""
-        await self._room.wait()
 
     def close(self) -> None:
         """Let go of the connection once all that was said is out."""
@@ -85,11 +70,9 @@ class Listener(Connection):
     """The owner's end: whoever does not read his answers is not listened to."""
 
     def pause_writing(self) -> None:
-        """See `Connection`."""
-        super().pause_writing()
+        """See `asyncio.BaseProtocol`: the other side does not read."""
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """See `Connection`."""
-        super().resume_writing()
+        """See `asyncio.BaseProtocol`: it has read enough."""
         self._transport.resume_reading()

@@ -216,30 +216,28 @@ class AsyncOwnerClient:
 
     async def _expect(self, request: Request, kind: type[AnswerT], timeout: float) -> AnswerT:
         try:
-            async with asyncio.timeout(timeout):
-                answer = await self._ask(request)
-        except (OSError, TimeoutError) as error:
+            connection = self._connection or await self._connected(timeout)
+            return _checked(await self._ask(connection, request, timeout), kind)
+        except OSError as error:
             raise _down(self._path, error) from error
-        return _checked(answer, kind)
 
-    async def _ask(self, request: Request) -> Answer:
+    async def _ask(self, connection: Connection, request: Request, timeout: float) -> Answer:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
         self._number += 1
         number = self._number
-        framed = wire.frame(number, request)
-        connection = await self._connected()
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
+        # A timer of its own costs a third of `asyncio.timeout`, and this runs for every event and every answer.
+        timer = loop.call_later(timeout, _give_up, answer)
         try:
-            connection.say(framed)
-            await connection.room()
+            connection.say(wire.frame(number, request))
             return await answer
         finally:
-            self._waiting.pop(number, None)
+            timer.cancel()
+            del self._waiting[number]
 
-    async def _connected(self) -> Connection:
-        if self._connection is not None:
-            return self._connection
-        async with self._connecting:
+    async def _connected(self, timeout: float) -> Connection:
+        async with asyncio.timeout(timeout), self._connecting:
             if self._connection is None:
                 loop = asyncio.get_running_loop()
                 with wire.address_of(self._path) as address:
@@ -262,6 +260,11 @@ class AsyncOwnerClient:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(error)
+
+
+def _give_up(answer: "asyncio.Future[Answer]") -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
 
 def _is_closed(connection: socket.socket) -> bool:

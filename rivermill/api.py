@@ -1,7 +1,7 @@
 """The HTTP API: hot and cold routes behind the same guard, over some pipelines. Errors are problem+json."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from fastapi import Depends, FastAPI
@@ -10,22 +10,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from journal.errors import RivermillError
 from rivermill.access import KeyRing
-from rivermill.api_guard import BadRequest, GuardedRoute, authorize, caller_of
-from rivermill.api_hot import HOT, Hot, PipelineService, service_of
+from rivermill.api_direct import HOSTS, DirectApi, HotRoute
+from rivermill.api_guard import BadRequest, GuardedRoute, caller_of
+from rivermill.api_hot import HOT, PipelineService
 from rivermill.api_routes import add_jobs, add_operations, add_registry
 from rivermill.auditing import Auditing
 from rivermill.desk import Desk, JobDesk
 from rivermill.http_metrics import HttpMetrics
-from rivermill.problem import SAFE_HEADERS, on_defect, on_error, on_http_error, problem_of
+from rivermill.problem import SAFE, on_defect, on_error, on_http_error, problem_of
 from rivermill.wall import wall_now
-
-_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
-_SAFE = [(name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -40,7 +37,10 @@ def make_app(
     """The API over some pipelines."""
     known = dict(services)
     metrics = HttpMetrics({name: service.live for name, service in known.items()})
-    app = FastAPI(
+    app = DirectApi(
+        [HotRoute(name, path, known, endpoint) for name, (path, endpoint) in HOT.items()],
+        list(known),
+        metrics,
         title="Rivermill",
         version="1",
         openapi_url=None,
@@ -57,26 +57,12 @@ def make_app(
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, on_defect)
-    hot = [_hot(name, path, known, endpoint) for name, (path, endpoint) in HOT.items()]
-    app.router.routes.extend(hot)
     add_operations(app, known, metrics)
     add_jobs(app, jobs)
     add_registry(app, desk)
-    app.add_middleware(_Direct, routes=hot, pipelines=list(known))
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS, www_redirect=False)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)
     app.add_middleware(_Observed, metrics=metrics)
     return app
-
-
-def _hot(name: str, path: str, services: dict[str, PipelineService], endpoint: Hot) -> Route:
-    async def answer(request: Request) -> Response:
-        # FastAPI notes the matched route by itself; a bare route has to.
-        request.scope["route"] = route
-        principal = authorize(request, name)
-        return await endpoint(service_of(services, request), request, principal)
-
-    route = Route(path, answer, methods=["POST"], name=name)
-    return route
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -88,30 +74,6 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
         ),
         request.url.path,
     )
-
-
-class _Direct:
-    """Takes requests to hot routes past the router, which costs as much as most of them: the same route answers."""
-
-    def __init__(self, app: ASGIApp, routes: Sequence[Route], pipelines: Sequence[str]) -> None:
-        self._app = app
-        self._routes = {
-            route.path.format(pipeline=pipeline): (route, pipeline) for route in routes for pipeline in pipelines
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if found is None:
-            await self._app(scope, receive, send)
-            return
-        route, pipeline = found
-        scope["path_params"] = {"pipeline": pipeline}
-        request = Request(scope, receive)
-        try:
-            response = await route.endpoint(request)
-        except RivermillError as error:
-            response = await on_error(request, error)
-        await response(scope, receive, send)
 
 
 class _Observed:
@@ -130,7 +92,8 @@ class _Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_SAFE]
+                said = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(pair for pair in SAFE if pair[0] not in said)]
             await send(message)
 
         try:

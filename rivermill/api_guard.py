@@ -3,13 +3,13 @@
 What counts is the route that was matched, never the text of the address. What is not in the table is nobody's.
 """
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi.routing import APIRoute
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
@@ -48,6 +48,7 @@ PERMISSIONS: dict[str, frozenset[str]] = {
 
 
 _PRINCIPAL = "rivermill.principal"
+_HEADERS = "rivermill.headers"
 _ANYONE = Principal("anyone", frozenset(), frozenset())
 
 
@@ -77,11 +78,25 @@ def authorize(request: Request, route: str) -> Principal:
     if route in PUBLIC:
         return _ANYONE
     ring: KeyRing = request.app.state.keyring
-    principal = ring.principal_of(request.headers.get("authorization"), request.headers.get("x-api-key"))
+    principal = ring.principal_of(header_of(request, b"authorization"), header_of(request, b"x-api-key"))
     if route not in PERMISSIONS:
         raise NotAllowed(which=f"route {route!r} is nobody's", fix="Give it roles in rivermill/api_guard.py")
     principal.require(PERMISSIONS[route], request.path_params.get("pipeline"))
     return principal
+
+
+def headers_of(request: Request) -> Mapping[bytes, bytes]:
+    """The headers by name in lower case, the first of each: they are looked at several times for every request."""
+    found: Mapping[bytes, bytes] | None = request.scope.get(_HEADERS)
+    if found is None:
+        found = request.scope[_HEADERS] = dict(reversed(request.scope["headers"]))
+    return found
+
+
+def header_of(request: Request, name: bytes) -> str | None:
+    """One header's text, by its name in lower case; None where it is missing."""
+    value = headers_of(request).get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 async def read_body(request: Request) -> bytes:
@@ -92,17 +107,21 @@ async def read_body(request: Request) -> bytes:
         UnknownEncoding: It is compressed.
         BadRequest: It breaks off.
     """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnknownEncoding(which=request.headers["content-encoding"][:40], fix="Send it as it is")
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > LARGEST_BODY:
-                raise TooLarge(which=f"more than {LARGEST_BODY} bytes", fix="Send less at a time")
-    except ClientDisconnect as error:
-        raise BadRequest(which="The body breaks off", fix="Send all of it") from error
-    return bytes(body)
+    encoding = header_of(request, b"content-encoding")
+    if encoding not in (None, "identity"):
+        raise UnknownEncoding(which=encoding[:40], fix="Send it as it is")
+    parts: list[bytes] = []
+    size, has_more = 0, True
+    while has_more:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise BadRequest(which="The body breaks off", fix="Send all of it")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LARGEST_BODY:
+            raise TooLarge(which=f"more than {LARGEST_BODY} bytes", fix="Send less at a time")
+        has_more = message.get("more_body", False)
+    return b"".join(parts)
 
 
 class Room:
@@ -118,7 +137,7 @@ class Room:
         Raises:
             Busy: There is not enough.
         """
-        size = min(int(request.headers.get("content-length", LARGEST_BODY)), LARGEST_BODY)
+        size = min(int(headers_of(request).get(b"content-length", LARGEST_BODY)), LARGEST_BODY)
         if size > self._left:
             raise Busy(which="the bodies that are under way fill their room", fix="Send it again in a second")
         self._left -= size

@@ -1,15 +1,14 @@
 """The hot routes: events, labels and predict, as bare routes without validation layers between bytes and structs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from journal.contract import Contract
 from journal.envelope import read_envelope
@@ -41,7 +40,7 @@ QUESTIONS_AT_ONCE = 25
 OWNER_SECONDS = 5.0
 DEFAULT_SOURCE = "http"
 
-_JSON = "application/json"
+JSON = "application/json"
 _ACCEPTED, _OK, _CONFLICT, _UNPROCESSABLE, _BAD, _TOO_LARGE = 202, 200, 409, 422, 400, 413
 _NO_OUTCOME = "no_outcome"
 _STATUS_OF_REFUSED = {"too_large": _TOO_LARGE, _NO_OUTCOME: _UNPROCESSABLE, "discarded": _UNPROCESSABLE}
@@ -74,6 +73,13 @@ class PipelineService:
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BATCHES_AT_ONCE))
 
 
+class Reply(NamedTuple):
+    """What a hot route answers: a status, and JSON."""
+
+    status: int
+    body: bytes
+
+
 class _AskOne(msgspec.Struct):
     """A question: an id, and the data of its contract."""
 
@@ -94,12 +100,12 @@ _read_one = msgspec.json.Decoder(_AskOne).decode
 _read_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-async def take_events(service: PipelineService, request: Request, principal: Principal) -> Response:
+async def take_events(service: PipelineService, request: Request, principal: Principal) -> Reply:
     """POST /v1/{pipeline}/events: one CloudEvent, or several."""
     return await _take(service, request, principal, lambda _: None)
 
 
-async def take_labels(service: PipelineService, request: Request, principal: Principal) -> Response:
+async def take_labels(service: PipelineService, request: Request, principal: Principal) -> Reply:
     """POST /v1/{pipeline}/labels: the same for outcomes alone."""
 
     def turn_away(event: bytes) -> RefusedFate | None:
@@ -116,7 +122,7 @@ async def take_labels(service: PipelineService, request: Request, principal: Pri
 
 async def _take(
     service: PipelineService, request: Request, principal: Principal, turn_away: Callable[[bytes], RefusedFate | None]
-) -> Response:
+) -> Reply:
     with service.room.hold(request):
         body = await read_body(request)
         events = _events_in(body)
@@ -200,7 +206,7 @@ def _status_of(fate: Fate) -> int:
             return _STATUS_OF_REFUSED.get(fate.bucket, _BAD)
 
 
-async def predict(service: PipelineService, request: Request, principal: Principal) -> Response:
+async def predict(service: PipelineService, request: Request, principal: Principal) -> Reply:
     """POST /v1/{pipeline}/predict: one question, or several."""
     body, ack = await read_body(request), _ack(request)
     many = _questions_in(body)
@@ -258,11 +264,11 @@ def _ack(request: Request) -> Ack:
     return ack
 
 
-def _json(value: object, status: int) -> Response:
-    return Response(msgspec.json.encode(value), status_code=status, media_type=_JSON)
+def _json(value: object, status: int) -> Reply:
+    return Reply(status, msgspec.json.encode(value))
 
 
-Hot = Callable[[PipelineService, Request, Principal], Awaitable[Response]]
+Hot = Callable[[PipelineService, Request, Principal], Awaitable[Reply]]
 
 HOT: dict[str, tuple[str, Hot]] = {
     "events": ("/v1/{pipeline}/events", take_events),
@@ -272,7 +278,7 @@ HOT: dict[str, tuple[str, Hot]] = {
 """Route name to path and endpoint; all of them are POST."""
 
 
-def service_of(services: dict[str, PipelineService], request: Request) -> PipelineService:
+def service_of(services: Mapping[str, PipelineService], request: Request) -> PipelineService:
     """The pipeline that a request names; raises UnknownName."""
     name = request.path_params["pipeline"]
     if name not in services:

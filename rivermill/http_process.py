@@ -87,6 +87,8 @@ def main(root: Path, port: int, folders: Sequence[Path]) -> None:
         http="httptools",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
+        server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
     )
 
@@ -97,14 +99,14 @@ def _open(root: Path, pipeline: Pipeline) -> _Post:
     champion = champion_of(pipeline, home, read_one(journal))
     rows = followed_rows(pipeline, home, journal.incarnation)
     answering = answering_of(pipeline, definition_of(pipeline), rows, champion)
-    owner = AsyncOwnerClient(home.socket)
-    live = LiveService(answering, journal, owner)
+    # Questions have a connection of their own, on which no event stands before them.
+    live = LiveService(answering, journal, AsyncOwnerClient(home.socket))
     live.follow()
     contracts, keys = pipeline.contracts, KeyTable(home.keys / "subjects.sqlite")
     service = PipelineService(
         name=pipeline.name,
         live=live,
-        owner=owner,
+        owner=AsyncOwnerClient(home.socket),
         question=Stream(contracts[pipeline.question.stream].current, keys),
         label=contracts[pipeline.label.stream],
         reader=EventReader(contracts, keys),

@@ -16,8 +16,8 @@ from rivermill.auditing import asker_of
 MEDIA_TYPE = "application/problem+json"
 _TOO_MANY, _UNAVAILABLE, _UNAUTHORIZED, _DEFECT = 429, 503, 401, 500
 _RETRY_AFTER = "1"
-SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-"""What every response says: it is not to be guessed at, and nobody's to keep."""
+SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+"""What every response says, as headers: it is not to be guessed at, and nobody's to keep."""
 
 _log = logging.getLogger("rivermill.api")
 
@@ -79,12 +79,14 @@ async def on_defect(request: Request, error: Exception) -> Response:
         "fix": "The log of the http process tells more under this number",
         "instance": request.url.path,
     }
-    # The framework answers this one outside of every middleware.
-    return _response(facts, _DEFECT, SAFE_HEADERS)
+    return _response(facts, _DEFECT, {})
 
 
 def _response(facts: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
-    return Response(orjson.dumps(facts), status_code=status, headers=headers, media_type=MEDIA_TYPE)
+    response = Response(orjson.dumps(facts), status_code=status, headers=headers, media_type=MEDIA_TYPE)
+    # Some of these are sent outside of every middleware.
+    response.raw_headers.extend(SAFE)
+    return response
 
 
 def _urn(name: str) -> str:

@@ -213,3 +213,10 @@ def test_a_route_that_is_not_in_the_table_is_nobodys(root: Path, keys: dict[str,
     paths = ("/forgotten", "/unguarded")
     asked = [("GET", path, headers) for path in paths for headers in ({}, bearer(keys[ADMIN]))]
     assert ask(root, asked, add) == [401, 403, 403, 403]
+
+
+def test_the_framework_tells_nobody_about_requests(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    app, close = make(root)
+    close()
+    assert not any(app._telemetry[name] for name in ("tracing", "metrics", "logs", "operation_spans", "auto_configure"))
