@@ -50,9 +50,8 @@ from features.feast_row import fields_of
 from features.feast_store import apply, open_store
 from features.reader import open_reader
 from features.redis_guard import GUARD
-from features.redis_table import pack
-from features.rows import FieldValue, Row, encode_key, encode_values
-from features.stored_row import checksum
+from features.rows import FieldValue, Row, encode_key
+from features.stored_row import pack
 from journal.clock import DAY
 from journal.sqlite import open_database
 
@@ -67,9 +66,8 @@ BATCH = FileSource(
 )
 _FILL = 10_000
 _UPSERT = """
-INSERT INTO online VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET
-event = excluded.event, known = excluded.known, value = excluded.value, checksum = excluded.checksum
-WHERE (excluded.event, excluded.known) > (online.event, online.known)"""
+INSERT INTO online VALUES (?, ?, ?) ON CONFLICT (key, view) DO UPDATE SET row = excluded.row
+WHERE substr(excluded.row, 5, 16) > substr(online.row, 5, 16)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +154,10 @@ def sqlite_limits(path: Path) -> Limits:
     def read(users: Sequence[int]) -> Any:
         pairs = [part for user in users for n in range(VIEWS) for part in (f"view{n}", encode_key([user]))]
         marks = ", ".join(["(?, ?)"] * (len(pairs) // 2))
-        return reading.execute(f"SELECT value FROM online WHERE (view, key) IN (VALUES {marks})", pairs).fetchall()
+        return reading.execute(f"SELECT row FROM online WHERE (view, key) IN (VALUES {marks})", pairs).fetchall()
 
     def prepare(rows: Sequence[Row]) -> Callable[[], Any]:
-        stored = [(*row[:3], encode_values(row.values or ())) for row in rows]
-        finished = [("view0", *row, checksum("view0", *row)) for row in stored]
+        finished = [("view0", row.key, pack("view0", row)) for row in rows]
 
         def write() -> None:
             with writing:

@@ -12,14 +12,17 @@ from features.dataset_known import computed_by
 from features.history import mark_of, open_dataset
 from features.outbox import KNOWN, Outbox
 from features.rows import KeyValue
+from features.stored_row import pack_time, unpack_time
 from features.views import ViewPlan
 from journal.checkpoint import FoldFile
 from journal.errors import UnknownName
 
 _HELD = """
-SELECT count(value), coalesce(sum(value IS NOT NULL AND event < ?), 0), max(event), max(known)
-FROM online WHERE view = ?
+WITH held (event, known, lives) AS (
+    SELECT substr(row, 5, 8), substr(row, 13, 8), length(row) > 20 FROM online WHERE view = ?)
+SELECT coalesce(sum(lives), 0), coalesce(sum(lives AND event < ?), 0), max(event), max(known) FROM held
 """
+"""Of rows as `features.stored_row` packs them."""
 _WAITING = "SELECT coalesce(sum(count), 0) FROM outbox WHERE view = ? AND through_known > ?"
 _NEVER = -(2**63)
 
@@ -43,15 +46,15 @@ def held_of(view: ViewPlan, files: Iterable[Path], history: Path, now: int) -> H
             if computed_by(file).get(view.name) != view.digest:
                 continue
             before = _NEVER if view.ttl is None else now - view.ttl
-            entities, stale, event, known = file.db.execute(_HELD, (before, view.name)).get
+            entities, stale, event, known = file.db.execute(_HELD, (view.name, pack_time(before))).get
             mark, flushed = _flushed(history / view.name)
             waiting: int = file.db.execute(_WAITING, (view.name, mark)).get
             return Held(
                 entities=entities,
                 stale=stale,
                 rows=flushed + waiting,
-                newest_event=event,
-                newest_known=known,
+                newest_event=None if event is None else unpack_time(event),
+                newest_known=None if known is None else unpack_time(known),
                 late=_late(file, view),
             )
     return None

@@ -1,24 +1,20 @@
 """The online table in Redis: a key per view and entity, its row in one blob, and the guard inside the server.
 
-A key is ``<project>:<view>:<encoded entity key>``. A blob is, big-endian, the row's checksum (4 bytes), its event and
-known time (8 each, shifted by 2**63 so that they order as bytes) and its values; one without values is a delete. Every
-write is on condition: of the row (the guard) and of one more key that says what the writer takes for granted, a view's
+A key is ``<project>:<view>:<encoded entity key>``, a blob what `features.stored_row` makes of a row. Every write is on
+condition: of the row (the guard) and of one more key that says what the writer takes for granted, a view's
 field list or which journal life the rows are of. So a writer that is behind the times changes nothing.
 """
 
 import re
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from features.redis_guard import EXCHANGE_DIGEST, GUARD_DIGEST, ROWS_PER_SCRIPT, SCRIPTS
 from features.redis_line import Command, Declined, RedisLine
-from features.rows import Row, decode_values, encode_values
-from features.stored_row import Wanted, checksum
+from features.rows import Row
+from features.stored_row import Wanted, pack, unpack
 from journal.errors import Corrupt, Misconfigured
 
-_BLOB = struct.Struct(">IQQ")
-_BIAS = 1 << 63
 _KEYS_PER_SCAN = 1_000
 _LARGEST_GET = 10_000
 _GLOB = re.compile(rb"[*?\[\]\\]")
@@ -59,7 +55,7 @@ class RedisTable:
         blobs = answers[0] if len(answers) == 1 else [blob for answer in answers for blob in answer]
         note = blobs.pop(0) if names else None
         found = zip(wanted, blobs, strict=True)
-        return note, [None if blob is None else unpack(view, key, blob) for (view, key), blob in found]
+        return note, [None if blob is None else _unpacked(view, key, blob) for (view, key), blob in found]
 
     def offer(self, view: str, rows: Sequence[Row], condition: tuple[bytes, bytes], keep_ms: int = 0) -> int | None:
         """Offer rows of distinct keys to the guard.
@@ -155,25 +151,15 @@ class RedisTable:
         return self._line.ask_all(commands)
 
 
-def pack(view: str, row: Row) -> bytes:
-    """A row as it is stored."""
-    key, event, known, values = row
-    value = None if values is None else encode_values(values)
-    return _BLOB.pack(checksum(view, key, event, known, value), event + _BIAS, known + _BIAS) + (value or b"")
-
-
-def unpack(view: str, key: bytes, blob: bytes) -> Row:
-    """Read back what `pack` wrote; raises `Corrupt` when the checksum does not hold."""
-    if len(blob) >= _BLOB.size:
-        check, event, known = _BLOB.unpack_from(blob)
-        event, known, value = event - _BIAS, known - _BIAS, blob[_BLOB.size :] or None
-        if checksum(view, key, event, known, value) == check:
-            # As in `features.online_table`: this runs for every row that is read.
-            return tuple.__new__(Row, (key, event, known, None if value is None else decode_values(value)))
-    raise Corrupt(
-        which=f"Redis, view {view!r}, key {key.hex()[:40]}",
-        fix="Delete this key: a fold writes it again when it refills the store; otherwise materialize the view again",
-    )
+def _unpacked(view: str, key: bytes, blob: bytes) -> Row:
+    row = unpack(view, key, blob)
+    if row is None:
+        raise Corrupt(
+            which=f"Redis, view {view!r}, key {key.hex()[:40]}",
+            fix="Delete this key: a fold writes it again when it refills the store; otherwise materialize the view "
+            "again",
+        )
+    return row
 
 
 def _named(what: str, name: str) -> str:

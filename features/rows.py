@@ -4,7 +4,7 @@ A key is the msgpack array of the entity's join-key values in the sorted order o
 msgpack array of the view's fields in declared order; None is missing. Integers stay integers, floats stay floats.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,10 +16,6 @@ TYPES = ("int64", "float64", "string", "bool")
 
 KeyValue = str | int | float | bool
 FieldValue = float | int | str | bool | None
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_values = msgspec.msgpack.Decoder(list[float | int | str | bool | None]).decode
-_decode_key = msgspec.msgpack.Decoder(list[str | int | float | bool]).decode
 
 
 class Row(NamedTuple):
@@ -38,24 +34,19 @@ class Row(NamedTuple):
     values: Sequence[FieldValue] | None
 
 
-def encode_key(values: Sequence[KeyValue]) -> bytes:
-    """Write the join-key values, given in sorted order of their names."""
-    return _encode(values)
+encode_key: Callable[[Sequence[KeyValue]], bytes] = msgspec.msgpack.Encoder().encode
+"""Write the join-key values, given in sorted order of their names."""
 
+decode_key: Callable[[bytes], list[KeyValue]] = msgspec.msgpack.Decoder(list[str | int | float | bool]).decode
+"""Read back what `encode_key` wrote."""
 
-def decode_key(key: bytes) -> list[KeyValue]:
-    """Read back what `encode_key` wrote."""
-    return _decode_key(key)
+encode_values: Callable[[Sequence[FieldValue]], bytes] = msgspec.msgpack.Encoder().encode
+"""Write a view's field values."""
 
-
-def encode_values(values: Sequence[FieldValue]) -> bytes:
-    """Write a view's field values."""
-    return _encode(values)
-
-
-def decode_values(blob: bytes) -> list[FieldValue]:
-    """Read back what `encode_values` wrote."""
-    return _decode_values(blob)
+decode_values: Callable[[bytes], list[FieldValue]] = msgspec.msgpack.Decoder(
+    list[float | int | str | bool | None]
+).decode
+"""Read back what `encode_values` wrote."""
 
 
 class ViewSchema(msgspec.Struct, frozen=True):

@@ -35,5 +35,5 @@ def blank(row: Row) -> Row:
 def pairs_in(home: Home) -> list[Pair]:
     """The view and key of every feature row."""
     with closing(apsw.Connection(str(home.fold("features")))) as db:
-        found = db.execute("SELECT view, key FROM online WHERE value IS NOT NULL").fetchall()
+        found = db.execute("SELECT view, key FROM online WHERE length(row) > 20").fetchall()
     return [(str(view), bytes(cast(bytes, key))) for view, key in found]
