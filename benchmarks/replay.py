@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
+from struct import Struct
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
@@ -54,17 +55,15 @@ from rivermill.settings import Home, configs_folder
 from rivermill.wiring import HISTORY_ROWS_PER_FLUSH, open_folds, open_run
 from rivermill.worker_process import RECORDS_PER_COMMIT, RECORDS_PER_PAGE, FollowedJournal, Pace
 
-TABLE = """
-CREATE TABLE online (view TEXT, key BLOB, event INTEGER, known INTEGER, value BLOB, PRIMARY KEY (view, key))
-STRICT, WITHOUT ROWID
-"""
+TABLE = "CREATE TABLE online (view TEXT, key BLOB, row BLOB, PRIMARY KEY (key, view)) STRICT, WITHOUT ROWID"
 UPSERT = """
-INSERT INTO online VALUES (?, ?, ?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET
-event = excluded.event, known = excluded.known, value = excluded.value
-WHERE (excluded.event, excluded.known) > (online.event, online.known)
+INSERT INTO online VALUES (?, ?, ?) ON CONFLICT (key, view) DO UPDATE SET row = excluded.row
+WHERE substr(excluded.row, 5, 16) > substr(online.row, 5, 16)
 """
-ROWS = "SELECT view, key, event, known, value FROM online ORDER BY view, key"
+ROWS = "SELECT view, key, substr(row, 5) FROM online ORDER BY view, key"
 _encode = msgspec.msgpack.Encoder().encode
+_pack_stamps = Struct(">IQQ").pack
+_BIAS = 1 << 63
 
 Page = list[tuple[str, dict[str, Any], int, str, int]]
 """(stream, data, time, id, at) of each source event."""
@@ -194,6 +193,11 @@ class BareViews:
                     yield name, row
 
 
+def _bare(row: Row) -> bytes:
+    """A stored row without its checksum."""
+    return _pack_stamps(0, row[1] + _BIAS, row[2] + _BIAS) + _encode(row[3])
+
+
 def bare_features(pipeline: Pipeline, pages: Sequence[Page], *, newest_only: bool) -> Took:
     """L4 + tiles."""
     with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +212,7 @@ def bare_features(pipeline: Pipeline, pages: Sequence[Page], *, newest_only: boo
             if newest_only:
                 rows = {(view, row.key): (view, row) for view, row in rows}.values()
             with db:
-                db.executemany(UPSERT, ((view, row[0], row[1], row[2], _encode(row[3])) for view, row in rows))
+                db.executemany(UPSERT, ((view, row[0], _bare(row)) for view, row in rows))
         took = process_time() - cpu, perf_counter() - wall
         db.close()
         return Took(*took, _rows_digest(path))

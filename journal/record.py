@@ -84,12 +84,34 @@ class _Parsed:
         return parsed
 
 
-class Record(Draft, frozen=True, kw_only=True):
-    """A draft with its place: partition and offset, and ``at``, when it became known; ``data`` is the parsed body."""
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, dict=True):
+    """A draft in its place. The fields stand in the order in which they are stored, so that bytes are read into one.
 
-    partition: int
-    offset: int
+    Attributes:
+        format: What it was stored as.
+        at: When it became known.
+        partition: Where it stands.
+        offset: Where in it; stored beside the bytes, not in them.
+        data: The parsed body.
+    """
+
+    format: int = FORMAT
+    kind: Kind
+    stream: str
+    id: str
+    time: int | None = None
     at: int
+    source: str = ""
+    schema: int = 1
+    subject: str | None = None
+    sealed: bytes | None = None
+    conflict: bytes = b""
+    principal: str = ""
+    trace: str = ""
+    cause: Cause | None = None
+    body: bytes
+    partition: int = 0
+    offset: int = -1
 
     data = _Parsed()
 

@@ -58,7 +58,7 @@ class Stamper:
         return Stamper(self.end, self.last_at, self.clock)
 
 
-def identity(draft: Draft) -> str | None:
+def identity(draft: Draft | Record) -> str | None:
     """The key of the id index; None for kinds that are not in it."""
     return f"{draft.kind}\0{draft.source}\0{draft.id}" if draft.kind in IDENTIFIED else None
 

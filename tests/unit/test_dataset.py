@@ -14,6 +14,7 @@ from journal.body import Definition, Example, Expired, Prediction, draft_of
 from journal.errors import Corrupt, NoLongerProvable, Refused, UnknownName
 from journal.memory_log import MemoryJournal
 from journal.record import Kind, Record
+from tests.drafts import draft_again
 
 DEFINITION = Definition(
     service="s@1", request=["n"], views=["v@1"], columns=["n", "v__x", "v__name"], types=["int64", "float64", "string"]
@@ -126,7 +127,7 @@ def test_a_changed_file_or_journal_is_found(journal: MemoryJournal, tmp_path: Pa
 def _with_other_outcome(journal: MemoryJournal) -> MemoryJournal:
     other = MemoryJournal("t")
     for record in journal.read(0, -1, 100):
-        other.append([example(2, False) if record.id == "ex-2" else record])
+        other.append([example(2, False) if record.id == "ex-2" else draft_again(record)])
     return other
 
 
@@ -223,7 +224,7 @@ def test_a_journal_that_ends_before_a_version_cannot_prove_it(journal: MemoryJou
     made = dataset.build(journal, tmp_path, "t", journal.end(), "b")
     earlier = MemoryJournal("t")
     for record in journal.read(0, -1, 6):
-        earlier.append([record])
+        earlier.append([draft_again(record)])
     with pytest.raises(NoLongerProvable, match=r"ends at record 7, the journal at 5; its rows have its hash"):
         dataset.verify(earlier, tmp_path, made.version)
 

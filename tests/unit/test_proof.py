@@ -15,6 +15,7 @@ from journal.log import START
 from journal.memory_log import MemoryJournal
 from journal.proof import Proof, prove
 from registry.signing import Signer
+from tests.drafts import draft_again
 
 NOON = 1_357_041_600_000_000
 NOUNS = {"decisions": "decision", "evidence": "evidence", "audit": "audit row"}
@@ -230,7 +231,7 @@ class MemoryWith(MemoryJournal):
 
     def __init__(self, journal: MemoryJournal, count: int) -> None:
         super().__init__("flights")
-        self.append(journal.read(0, START, count))
+        self.append([draft_again(record) for record in journal.read(0, START, count)])
 
 
 def test_an_end_cut_from_table_and_journal_alike_shows_in_what_stands_beside(world: World) -> None:
@@ -262,7 +263,7 @@ def test_all_rewritten_with_new_hashes_is_untrusted(world: World, tmp_path: Path
 def test_a_changed_echo_is_untrusted(world: World, changed: dict[str, Any]) -> None:
     echo = decode(world.journal.read(0, START, 9)[1].body, Decision)
     forged = msgspec.structs.replace(echo, **changed)
-    draft = msgspec.structs.replace(world.journal.read(0, START, 9)[1], body=encode(forged), id="forged")
+    draft = msgspec.structs.replace(draft_again(world.journal.read(0, START, 9)[1]), body=encode(forged), id="forged")
     world.journal.append([draft])
     with pytest.raises(errors.Untrusted, match=rf"echo of decision {forged.sequence} of 'flights' is not ours"):
         world.prove()
