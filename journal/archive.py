@@ -3,7 +3,7 @@
 ::
 
     archive.json     which segments lie in which blob, and the first record that can still be read
-    kept.sqlite      genesis, definitions, versions and decisions of every segment that left the folder, with their ids
+    kept.sqlite      what outlives its segment (`KEPT`) of every one that left the folder, with its ids
     fetched/         copies of segments in blobs, for whoever reads them
 
 The manifest is replaced first and the files go afterwards, so a crash between leaves files that nobody looks at.
@@ -24,8 +24,9 @@ from journal.record import Kind
 from journal.segment import Segment, first_of, segment_path, segment_paths
 from journal.sqlite import copy_database
 
-KEPT = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.VERSION, Kind.DECISION})
-"""The kinds that outlive their segments: what was defined and decided explains what came after."""
+KEPT = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.VERSION, Kind.DECISION, Kind.ALERT})
+"""The kinds that outlive their segments: what was defined and decided explains what came after, and an alert stands
+until it is lifted, however long ago it was raised."""
 
 _PAGE = 1_000
 _FETCHED_AT_MOST = 4

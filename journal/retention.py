@@ -1,7 +1,7 @@
 """Letting go of old segments: whole ones, below every reader, and only as long ago as the contracts allow.
 
-One plan value, explained or applied. What was defined and decided is kept (`journal.archive.KEPT`); a read of the rest
-is `NoLongerProvable` from then on.
+One plan value, explained or applied. What was defined, decided and alerted is kept (`journal.archive.KEPT`); a read of
+the rest is `NoLongerProvable` from then on.
 """
 
 from collections.abc import Iterable, Mapping
@@ -65,7 +65,7 @@ class RetentionPlan(msgspec.Struct, frozen=True, kw_only=True):
         return [
             *lines,
             f"Records {self.begins} to {self.then - 1} are no longer provable afterwards; "
-            "definitions, versions and decisions are kept.",
+            "definitions, versions, decisions and alerts are kept.",
             *self._warning(),
         ]
 

@@ -9,10 +9,11 @@ import pytest
 from journal.archive import load_archive, seal_to_blobs
 from journal.backup import back_up
 from journal.blobs import DirectoryBlobs
-from journal.body import Decision, Quarantined, draft_of, encode
+from journal.body import Alert, Decision, Quarantined, draft_of, encode
 from journal.clock import DAY, SECOND
 from journal.errors import Corrupt, LostRace, NoLongerProvable
 from journal.log import START, Repeat
+from journal.quality import stopped_streams
 from journal.record import Draft, Kind, Record
 from journal.restore import restore
 from journal.retention import RetentionPlan, apply_retention, longest, plan_retention
@@ -219,6 +220,27 @@ def test_what_was_let_go_is_no_longer_provable(
     assert again.append([event(13, Kind.VERSION)]) == [Repeat(13)]
     assert isinstance(again.append([event(3)])[0], Record)
     again.close()
+
+
+def test_an_alert_that_stands_holds_its_stream_however_long_ago_it_was_raised(
+    journal: SqliteJournal, blobs: DirectoryBlobs
+) -> None:
+    bad = Alert(
+        name="odd", stage="intake", stream="s", field="", metric="duplicates", measured=0.9, most=0.1,
+        begins=NOON, ends=NOON + DAY, stop=True, events=10,
+    )  # fmt: skip
+    early = SqliteJournal(journal.folder.parent / "early", "t", dedup_window=WINDOW, records_per_segment=10)
+    early.append([draft_of(bad, kind=Kind.ALERT, stream="quality", id="odd-1")])
+    for n in range(35):
+        early.append([event(n)])
+    seal_to_blobs(early.folder, blobs)
+    apply_retention(
+        early.folder, plan_retention(early.folder, readers={"join": 34}, keeps=8 * DAY, remembers=WINDOW), blobs
+    )
+    early.close()
+    with closing(SqliteReader(early.folder)) as reader:
+        assert reader.begins > 0
+        assert stopped_streams(reader) == {"s": bad}
 
 
 def test_a_plan_that_somebody_overtook_is_not_applied(journal: SqliteJournal) -> None:
