@@ -220,7 +220,8 @@ def _reachable(view: AsofView, moments: pa.Array, schema: pa.Schema) -> pc.Expre
     # nothing answers. Our own rows are known when they happen or later, so their known time says both.
     time = view.known if view.ordered else view.event
     column, kind = ds.field(time), pa.timestamp("us", schema.field(time).type.tz)
-    reachable = column <= pa.scalar(span["max"].as_py(), kind)
+    # Before the next microsecond: what is finer belongs to the one it is in.
+    reachable = column < pa.scalar(span["max"].as_py() + 1, kind)
     if view.ttl:
         reachable = reachable & (column >= pa.scalar(span["min"].as_py() - view.ttl, kind))
     return reachable
@@ -233,6 +234,9 @@ def _moments(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _micros(column: pa.ChunkedArray | pc.Expression, kind: pa.TimestampType) -> pa.ChunkedArray | pc.Expression:
+    """Microseconds; what is finer falls to the one it is in, as every time of ours."""
+    if kind.unit == "ns":
+        column = pc.floor_temporal(column, unit="microsecond")
     return column.cast(pa.timestamp("us", kind.tz)).cast(pa.int64())
 
 

@@ -274,6 +274,7 @@ def _asof_view(
 ) -> AsofView:
     source, name = view.batch_source, view.projection.name_alias or view.name
     stored_as = {feature: column for column, feature in source.field_mapping.items()}
+    known = source.created_timestamp_column or source.timestamp_field
     asked = [ref.partition(":")[2] for ref in feature_refs if ref.partition(":")[0] == view.projection.name_to_use()]
     prefix = f"{name}__" if full_feature_names else ""
     keys = real_keys(column.name for column in view.entity_columns)
@@ -283,8 +284,8 @@ def _asof_view(
         name=name,
         rows=rows,
         keys={view.projection.join_key_map.get(key, key): stored_as.get(key, key) for key in keys},
-        event=source.timestamp_field,
-        known=source.created_timestamp_column or source.timestamp_field,
+        event=stored_as.get(source.timestamp_field, source.timestamp_field),
+        known=stored_as.get(known, known),
         fields={stored_as.get(feature, feature): f"{prefix}{feature}" for feature in dict.fromkeys(asked)},
         ttl=view.ttl // MICROSECOND if view.ttl else 0,
         deleted=DELETED if ours else None,

@@ -60,6 +60,17 @@ def held_of(view: ViewPlan, files: Iterable[Path], history: Path, now: int) -> H
     return None
 
 
+def require_computed(file: FoldFile, view: ViewPlan) -> None:
+    """Raise `UnknownName` unless a fold's file holds this view, by this very definition."""
+    computed = computed_by(file).get(view.name)
+    if computed is None:
+        fix = "`rivermill features plan` says what is missing: an apply, a backfill, or the fold's first start"
+        raise UnknownName(which=f"nothing computes view {view.label} here", fix=fix)
+    if computed != view.digest:
+        fix = "Declare it as it was, or as a new version beside it; `rivermill features plan` says more"
+        raise UnknownName(which=f"view {view.label} is computed here under another definition", fix=fix)
+
+
 def _late(file: FoldFile, view: ViewPlan) -> dict[str, int]:
     """What of a view's streams came too late for every window; what has none takes events however late."""
     saved = file.get("fold", b"late")

@@ -51,7 +51,7 @@ def check(table: pa.Table, promised: Mapping[str, Field] | None = None) -> list[
     names = list(schema.columns)
     for start in range(0, max(len(table), 1), _ROWS_PER_PASS):
         part = table.slice(start, _ROWS_PER_PASS)
-        cases += _failures(schema, part.select(names).to_pandas(), part["prediction"].to_numpy())
+        cases += _failures(schema, _frame(part.select(names)), part["prediction"].to_numpy())
     cases += _repeated(table["prediction"].to_numpy())
     if cases:
         shown = "; ".join(f"prediction {row}, {column}: {rule}" for row, column, rule in cases[:_SHOWN])
@@ -79,6 +79,14 @@ def _schema(schema: pa.Schema, promised: Mapping[str, Field]) -> Any:
             required = field.name in promised and promised[field.name].required
             columns[field.name] = pandera.Column(checks=rules, nullable=not required)
     return pandera.DataFrameSchema(columns, strict=True)
+
+
+def _frame(table: pa.Table) -> Any:
+    """Whole numbers stay whole: beside a null pandas would make floats of them, which no contract promises."""
+    import pandas as pd  # noqa: PLC0415 - as above
+
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return table.to_pandas(types_mapper=nullable.get)
 
 
 def _failures(schema: Any, frame: Any, predictions: Any) -> list[_Case]:

@@ -8,7 +8,7 @@ from feast.errors import FeastObjectNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.feature_view_projection import FeatureViewProjection
 
-from features.feast_row import check_views
+from features.feast_row import KEY_TYPES, check_views
 from features.guarded_online_store import path_in
 from features.online_table import OnlineReader
 from features.read_plan import Lookup, ReadPlan, column_name
@@ -23,8 +23,6 @@ from features.sqlite_online_store import SqliteOnlineStoreConfig
 from features.views import STALE
 from journal.clock import MICROSECOND
 from journal.errors import Misconfigured, StoreDown, UnknownName
-
-_TYPES = {"Int64": "int64", "Float64": "float64", "String": "string", "Bool": "bool"}
 
 
 def resolve(store: FeatureStore, service: str, request: Sequence[str]) -> ReadPlan:
@@ -117,7 +115,7 @@ def _lookup(store: FeatureStore, projection: FeatureViewProjection) -> Lookup:
     return Lookup(
         view=view.name,
         inputs=tuple(projection.join_key_map.get(name, name) for name, _ in keys),
-        key_types=tuple(_TYPES[kind] for _, kind in keys),
+        key_types=tuple(KEY_TYPES[kind] for _, kind in keys),
         size=len(places),
         picks=None if wanted == list(places) else tuple(places[name] for name in wanted),
         columns=tuple(column_name(alias, name) for name in wanted),

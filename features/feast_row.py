@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Bool, FeastType, Float64, Int64, String
+from feast.types import FeastType
 
 from features.rows import FieldValue, Row, encode_key
 from journal.clock import datetime_of, micros_of
@@ -18,24 +19,41 @@ Place = tuple[int, str, Callable[[Any], Value]]
 Answer = tuple[datetime | None, dict[str, Value] | None]
 Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
-_PROTO: Mapping[FeastType, Callable[[Any], Value]] = {
-    Int64: lambda value: Value(int64_val=value),
-    Float64: lambda value: Value(double_val=value),
-    String: lambda value: Value(string_val=value),
-    Bool: lambda value: Value(bool_val=value),
-}
+_LIST = "_list_val"
+_SCALARS = ("int32", "int64", "float", "double", "string", "bool", "bytes", "unix_timestamp")
+_VALUES = frozenset(f"{name}_val" for kind in _SCALARS for name in (kind, f"{kind}_list"))
+KEY_TYPES: Mapping[str, str] = {
+    "Int32": "int64", "Int64": "int64", "Float64": "float64", "String": "string", "Bool": "bool"
+}  # fmt: skip
+"""What a key of each Feast type is in `features.rows`."""
 
 
 def check_views(views: Sequence[FeatureView]) -> None:
     """Raise `Misconfigured` with every field and key whose type our online stores cannot hold."""
-    wrong = [
-        f"{view.name}.{column.name} is {column.dtype}"
-        for view in views
-        for column in [*view.features, *view.entity_columns]
-        if column.dtype not in _PROTO
-    ]
+    fields = [(view, column) for view in views for column in view.features if _place_in(column.dtype) not in _VALUES]
+    keys = [(view, column) for view in views for column in view.entity_columns if str(column.dtype) not in KEY_TYPES]
+    wrong = [f"{view.name}.{column.name} is {column.dtype}" for view, column in (*fields, *keys)]
     if wrong:
-        raise Misconfigured(which=", ".join(wrong), fix="Use Int64, Float64, String or Bool")
+        raise Misconfigured(
+            which=", ".join(wrong),
+            fix="A feature is Int32, Int64, Float32, Float64, String, Bool, Bytes, UnixTimestamp or an Array of one; "
+            f"a key is {', '.join(KEY_TYPES)}",
+        )
+
+
+def _place_in(dtype: FeastType) -> str:
+    """Which of a protobuf value's places a type has."""
+    return f"{dtype.to_value_type().name.lower()}_val"
+
+
+@cache
+def _maker(dtype: FeastType) -> Callable[[Any], Value]:
+    """What makes a protobuf value of a stored one."""
+    place = _place_in(dtype)
+    if not place.endswith(_LIST):
+        return lambda value: Value(**{place: value})
+    several = type(getattr(Value(), place))
+    return lambda values: Value(**{place: several(val=values)})
 
 
 def fields_of(view: FeatureView) -> list[str]:
@@ -56,8 +74,11 @@ def key_values(key: EntityKey) -> list[tuple[str, Any]]:
 
 def scalar(value: Value) -> Any:
     """What a protobuf value holds; None when it holds nothing."""
-    kind = value.WhichOneof("val")
-    return getattr(value, kind) if kind else None
+    place = value.WhichOneof("val")
+    if not place:
+        return None
+    held = getattr(value, place)
+    return list(held.val) if place.endswith(_LIST) else held
 
 
 def row_of(names: Sequence[str], written: Written) -> Row:
@@ -76,7 +97,7 @@ def micros(moment: datetime) -> int:
 def places_of(view: FeatureView, requested: Sequence[str] | None) -> list[Place]:
     """The requested features among a row's values; None for all."""
     return [
-        (place, feature.name, _PROTO[feature.dtype])
+        (place, feature.name, _maker(feature.dtype))
         for place, feature in enumerate(view.features)
         if requested is None or feature.name in requested
     ]

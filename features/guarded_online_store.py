@@ -74,7 +74,7 @@ class GuardedConfig(FeastConfigBaseModel):  # type: ignore[misc]
 
     owned: bool = False
     socket: str | None = None
-    enforce_ttl: bool = False
+    enforce_ttl: bool = True
     now_us: int | None = None
 
 

@@ -22,6 +22,9 @@ from journal.sqlite import open_database
 PAIRS_PER_SELECT = 10_000
 """SQLite binds at most 32,766 values in one statement, two for each row asked for."""
 
+MOST_ABSENT = 100_000
+"""Of these keys some megabytes are remembered: whoever asks about new entities all day must not fill the memory."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS online (
     view TEXT, key BLOB, row BLOB NOT NULL, PRIMARY KEY (key, view)) STRICT, WITHOUT ROWID;
@@ -83,14 +86,15 @@ def read_rows(db: apsw.Connection, wanted: Wanted) -> list[Row | None]:
 class OnlineTable:
     """The table as the one fold that owns it sees it: newest rows in memory, written back at `flush`.
 
-    Memory holds one row per entity that was written or read, and a None per entity that was asked for in vain. A row's
-    values are kept as given: hand over a sequence that nothing changes afterwards.
+    Memory holds one row per entity that was written or read, and up to `MOST_ABSENT` keys that were asked for in vain. A
+    row's values are kept as given: hand over a sequence that nothing changes afterwards.
     """
 
     def __init__(self, db: apsw.Connection, copy: Copy | None = None) -> None:
         """Take over the table in a fold's file, made where it is missing; ``copy`` is written before each commit."""
         self._db, self._copy = db, copy
-        self._held: defaultdict[str, dict[bytes, Row | None]] = defaultdict(dict)
+        self._held: defaultdict[str, dict[bytes, Row]] = defaultdict(dict)
+        self._absent: set[tuple[str, bytes]] = set()
         self._pending: defaultdict[str, dict[bytes, Row]] = defaultdict(dict)
         create_table(db)
 
@@ -98,7 +102,7 @@ class OnlineTable:
         """Offer a row; whether the guard took it. It is in the file after the next `flush`."""
         key = row[0]
         rows = self._held[view]
-        held = rows[key] if key in rows else self._read(view, key)
+        held = rows.get(key) or self._read(view, key)
         if held is not None and (row[1] < held[1] or (row[1] == held[1] and row[2] <= held[2])):
             return False
         rows[key] = row
@@ -111,12 +115,11 @@ class OnlineTable:
 
     def get_many(self, wanted: Wanted) -> list[Row | None]:
         """One answer per (view, key), in order; None where there is no row, or a delete."""
-        held = self._held
-        unread = [pair for pair in wanted if pair[1] not in held[pair[0]]]
+        held, absent = self._held, self._absent
+        unread = [pair for pair in wanted if pair[1] not in held[pair[0]] and pair not in absent]
         if unread:
-            for (view, key), row in zip(unread, read_rows(self._db, unread), strict=True):
-                held[view][key] = row
-        return [living(held[view][key]) for view, key in wanted]
+            self._take_up(unread)
+        return [living(held[view].get(key)) for view, key in wanted]
 
     def flush(self) -> None:
         """Write what changed into the copy, and then into the caller's transaction."""
@@ -146,16 +149,26 @@ class OnlineTable:
         """Every row of a view in key order, deletes included, pending ones too."""
         self._read_all(view)
         held = self._held[view]
-        return (row for key in sorted(held) if (row := held[key]) is not None)
+        return (held[key] for key in sorted(held))
 
     def _read(self, view: str, key: bytes) -> Row | None:
-        row = self._held[view][key] = read_rows(self._db, [(view, key)])[0]
-        return row
+        if (view, key) not in self._absent:
+            self._take_up([(view, key)])
+        return self._held[view].get(key)
+
+    def _take_up(self, wanted: Wanted) -> None:
+        if len(self._absent) > MOST_ABSENT:
+            self._absent.clear()
+        for (view, key), row in zip(wanted, read_rows(self._db, wanted), strict=True):
+            if row is None:
+                self._absent.add((view, key))
+            else:
+                self._held[view][key] = row
 
     def _read_all(self, view: str) -> None:
         held = self._held[view]
         for _, key, stored in self._db.execute(f"{_COLUMNS} WHERE view = ?", (view,)):
-            if held.get(key) is None:
+            if key not in held:
                 held[key] = _row(self._db, view, key, stored)
 
 

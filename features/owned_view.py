@@ -1,7 +1,8 @@
 """What Feast may do to a view that a pipeline's fold owns: hand events to the journal, and offer history again.
 
-A pushed row of a plain view becomes an event of the stream that feeds it. Its id follows from what it says, so pushing
-it again changes nothing. The journal stamps it: a ``created`` time that comes with the row is not used.
+A pushed row of a plain view becomes an event of the stream that feeds it. Its id follows from what it says and from its
+``created`` time, so pushing it again changes nothing, and a correction back to an earlier value is one. What the row's
+known time will be, the journal says.
 """
 
 import hashlib
@@ -104,11 +105,13 @@ def _stream_of(view: FeatureView) -> str:
 
 def _event(project: str, stream: str, names: Sequence[str], written: Written) -> bytes:
     """A CloudEvent of one row; what is null is left out."""
-    key, values, event, _ = written
+    key, values, event, created = written
     said = [*key_values(key), *((name, scalar(values[name])) for name in names)]
     data: dict[str, Any] = {name: value for name, value in said if value is not None}
     moment = format_time(micros(event))
-    content = orjson.dumps([project, stream, moment, data], option=orjson.OPT_SORT_KEYS)
+    # A correction back to an earlier value says what was said before, at another time.
+    said_at = None if created is None else micros(created)
+    content = orjson.dumps([project, stream, moment, data, said_at], option=orjson.OPT_SORT_KEYS)
     return orjson.dumps(
         {
             "specversion": "1.0",

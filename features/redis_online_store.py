@@ -56,7 +56,11 @@ class RedisOnlineStore(GuardedOnlineStore):
             return self._shelf
 
     def offer_again(self, config: RepoConfig, view: FeatureView, rows: Sequence[Row]) -> None:
-        """Offer rows of the view's history to the guard: they may be what the copy lacks."""
+        """Offer rows of the view's history to the guard: they may be what the copy lacks.
+
+        What is in the history only the fold's own file could say. Each row is behind the guard, so none is overwritten
+        by an older one.
+        """
         self.shelf(config).write_copy(view.name, rows)
 
     def keep(self, config: RepoConfig, view: FeatureView) -> int | None:

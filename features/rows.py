@@ -5,7 +5,7 @@ msgpack array of the view's fields in declared order; None is missing. Integers 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ TYPES = ("int64", "float64", "string", "bool")
 
 KeyValue = str | int | float | bool
 FieldValue = float | int | str | bool | None
+"""What a pipeline computes; a view without a pipeline also holds bytes, and lists."""
 
 
 class Row(NamedTuple):
@@ -43,9 +44,7 @@ decode_key: Callable[[bytes], list[KeyValue]] = msgspec.msgpack.Decoder(list[str
 encode_values: Callable[[Sequence[FieldValue]], bytes] = msgspec.msgpack.Encoder().encode
 """Write a view's field values."""
 
-decode_values: Callable[[bytes], list[FieldValue]] = msgspec.msgpack.Decoder(
-    list[float | int | str | bool | None]
-).decode
+decode_values: Callable[[bytes], list[Any]] = msgspec.msgpack.Decoder(list).decode
 """Read back what `encode_values` wrote."""
 
 

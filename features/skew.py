@@ -191,7 +191,9 @@ class _Comparison:
             return
         if served.is_stale(row):
             self._differs(served, WHOLE_ROW, "ttl", served.values, None, row)
-        if encode_values(served.values) != encode_values(row.values):
+        if len(served.values) != len(row.values):
+            self._differs(served, WHOLE_ROW, "definition", served.values, row.values, row)
+        elif encode_values(served.values) != encode_values(row.values):
             for (name, _), mine, rebuilt in zip(plan.fields, served.values, row.values, strict=True):
                 if encode_values([mine]) != encode_values([rebuilt]):
                     self._differs(served, name, "unknown", mine, rebuilt, row)

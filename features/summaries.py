@@ -97,7 +97,10 @@ class Sums:
     def _deviation(self, count: int, total: int, squares: int) -> float | None:
         if count < 2:  # noqa: PLR2004 (one value says nothing of how far values lie apart)
             return None
-        return square_root(count * squares - total * total, count * (count - 1) * self.scale * self.scale)
+        try:
+            return square_root(count * squares - total * total, count * (count - 1) * self.scale * self.scale)
+        except OverflowError:  # as of every number that no float can hold, there is none
+            return None
 
     def dump(self, partial: Partial) -> Any:
         """(records, sum, high, squares)."""

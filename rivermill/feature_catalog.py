@@ -119,19 +119,21 @@ def users_of(pipeline: Pipeline, journal: SqliteReader, control: ControlLog) -> 
     decided: Sequence[Decided] = control.entries(pipeline.name)
     states = succession_of(pipeline.name, decided).states
     users: dict[str, list[User]] = {}
-    for line, kind, model, service in (*_online(pipeline, journal), *_batch(journal)):
+    # A live learner's features never change: the journal's first definition fixed them, whatever is declared now.
+    service = defined[0].service if defined else pipeline.service.label
+    for line, kind, model, answers_from in (*_online(pipeline, journal, service), *_batch(journal)):
         user = User(line=line, kind=kind, state=str(states.get(line, "candidate")), model=model[:12])
-        for label in views.get(service, ()):
+        for label in views.get(answers_from, ()):
             users.setdefault(label, []).append(user)
     return users
 
 
-def _online(pipeline: Pipeline, journal: SqliteReader) -> Iterator[tuple[str, str, str, str]]:
+def _online(pipeline: Pipeline, journal: SqliteReader, service: str) -> Iterator[tuple[str, str, str, str]]:
     snapshots = [decode(record.body, Snapshot) for record in journal.last_of_kind(Kind.SNAPSHOT, _RECENT)]
     models = {snapshot.line: snapshot.model for snapshot in snapshots if snapshot.published}
     for line in pipeline.lines:
         name = line.settings.line
-        yield name, "online", models.get(name, ""), pipeline.service.label
+        yield name, "online", models.get(name, ""), service
 
 
 def _batch(journal: SqliteReader) -> Iterator[tuple[str, str, str, str]]:

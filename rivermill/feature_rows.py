@@ -1,12 +1,14 @@
 """Rows of one entity: the newest, as the next answer would read it, and those before."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from features.catalog_state import rows_of
+from features.catalog_state import require_computed, rows_of
 from features.outbox import DELETED, EVENT, KNOWN
 from features.rows import KeyValue, Row, encode_key
 from features.views import ViewPlan
+from journal.checkpoint import FoldFile
 from journal.clock import format_time, micros_of
 from journal.errors import CallerError, UnknownName
 from rivermill.feature_catalog import Catalog
@@ -38,7 +40,10 @@ def newest_row(folder: Path, home: Home, name: str, keys: tuple[str, ...]) -> Fa
     with reading(home) as journal:
         now = journal.clock
         sets = echoed_sets(home, journal, journal.incarnation, load_pipeline(folder).views)
-    online = OnlineReader(online_file(home, sets, view.name))
+    path = online_file(home, sets, view.name)
+    with closing(FoldFile(path, readonly=True)) as file:
+        require_computed(file, view)
+    online = OnlineReader(path)
     (row,) = online.get_many([(view.name, encode_key(key))])
     online.close()
     if row is None or row.values is None:

@@ -427,7 +427,8 @@ def feast_store(home: Home, incarnation: str, now: int | None = None) -> "Featur
         now: Judges staleness, in microseconds; None is the wall clock.
     """
     online, later = home.fold(FIRST), later_files(home, control_of(home))
-    return open_store(home.folder, home.pipeline, online, home.history(incarnation), now, elsewhere=later)
+    history = home.history(incarnation)
+    return open_store(home.folder, home.pipeline, online, history, now, socket=home.socket, elsewhere=later)
 
 
 def flavor_named(name: str) -> Flavor:

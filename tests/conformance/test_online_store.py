@@ -20,13 +20,15 @@ import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
+from feast.type_map import python_values_to_proto_values
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Map, PdfBytes, String, UnixTimestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.feast_row import fields_of
 from features.feast_store import apply, open_store, set_now
 from features.online_table import OnlineReader, OnlineTable
+from features.reader import open_reader
 from features.redis_line import RedisLine
 from features.rows import Row, encode_key
 from journal.clock import DAY, HOUR, datetime_of, parse_time
@@ -309,10 +311,36 @@ def test_a_fold_that_never_ran_is_named(tmp_path: Path) -> None:
 
 def test_types_that_the_store_cannot_hold_are_refused_all_at_once(tmp_path: Path) -> None:
     store = open_store(tmp_path, "wrong", tmp_path / "online.sqlite", tmp_path / "history", NOW, owned=False)
-    odd = [*FIELDS, Field(name="when", dtype=UnixTimestamp), Field(name="many", dtype=Array(Int64))]
-    with pytest.raises(Misconfigured, match=r"flights\.when.*flights\.many"):
+    odd = [*FIELDS, Field(name="map", dtype=Map), Field(name="scan", dtype=PdfBytes)]
+    with pytest.raises(Misconfigured, match=r"flights\.map.*flights\.scan"):
         apply(store, [NUMBER, CARRIER, flights(schema=odd)])
     assert store.list_feature_views() == []
+
+
+def test_every_type_that_is_held_comes_back_as_it_was_written(tmp_path: Path, places: Any, kind: str) -> None:
+    said: dict[str, tuple[Any, Any]] = {
+        "small": (Int32, -7),
+        "single": (Float32, 0.1),
+        "raw": (Bytes, b"\0\xff"),
+        "moment": (UnixTimestamp, 1_372_680_000),
+        "ints": (Array(Int64), [1, 2**60]),
+        "singles": (Array(Float32), [0.5, 0.25]),
+        "words": (Array(String), ["a", ""]),
+    }
+    fields = [Field(name="code", dtype=Int32), *(Field(name=name, dtype=dtype) for name, (dtype, _) in said.items())]
+    code = Entity(name="code", join_keys=["code"], value_type=ValueType.INT32)
+    view = FeatureView(name="typed", entities=[code], ttl=timedelta(hours=3), schema=fields, source=PUSHED)
+    store = open_store(tmp_path, "typed", places(kind), tmp_path / "history", NOW, owned=False)
+    apply(store, [code, view, FeatureService(name="typed", features=[view])])
+    key = EntityKey(join_keys=["code"], entity_values=[Value(int32_val=3)])
+    values = python_values_to_proto_values
+    written = {name: values([value], dtype.to_value_type())[0] for name, (dtype, value) in said.items()}
+    moment = datetime_of(NOW)
+    store.provider.online_store.online_write_batch(store.config, view, [(key, written, moment, moment)], None)
+    ((_, found),) = store.provider.online_read(store.config, view, [key], list(said))
+    assert found == written
+    answer = open_reader(store, "typed").read({"code": 3}, NOW)
+    assert answer.values == [pytest.approx(value) if name == "single" else value for name, (_, value) in said.items()]
 
 
 def test_a_changed_field_list_keeps_what_still_has_a_place(tmp_path: Path, places: Any, kind: str) -> None:

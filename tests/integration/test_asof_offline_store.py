@@ -116,6 +116,29 @@ def join(store: FeatureStore, frame: pd.DataFrame, *refs: str, **options: Any) -
     return store.get_historical_features(frame, list(refs), **options).to_arrow()
 
 
+def test_times_under_other_names_and_finer_than_a_microsecond_are_read(tmp_path: Path) -> None:
+    """Feast maps timestamp columns back, too; what lies within a microsecond belongs to it."""
+    (tmp_path / "history").mkdir()
+    fine = NOON * 1_000 + 999
+    seen = pa.table({
+        "tail": [1, 1], "seats": [50, 60],
+        "et": pa.array([fine - DAY * 1_000, fine], pa.timestamp("ns", "UTC")),
+        "ct": pa.array([fine - DAY * 1_000, fine], pa.timestamp("ns", "UTC")),
+    })  # fmt: skip
+    pq.write_table(seen, tmp_path / "history" / "seen.parquet")
+    mapped = FileSource(
+        name="seen", path="seen.parquet", timestamp_field="happened", created_timestamp_column="created",
+        field_mapping={"et": "happened", "ct": "created"},
+    )  # fmt: skip
+    schema = [Field(name="tail", dtype=Int64), Field(name="seats", dtype=Int64)]
+    view = FeatureView(name="seen", entities=[PLANE], ttl=timedelta(days=9), schema=schema, source=mapped)
+    store = open_store(tmp_path, "mapped", tmp_path / "online.sqlite", tmp_path / "history", NOON, owned=False)
+    apply(store, [PLANE, view])
+    moments = pd.to_datetime([NOON * 1_000 - 1, NOON * 1_000 + 1], unit="ns", utc=True)
+    frame = pd.DataFrame({"tail": [1, 1], "event_timestamp": moments})
+    assert join(store, frame, "seen:seats")["seats"].to_pylist() == [50, 60]
+
+
 @pytest.mark.parametrize(
     ("origin", "moment", "temp"),
     [

@@ -324,3 +324,12 @@ def test_what_was_too_late_is_counted_by_stream_and_survives_a_restart(file: Fol
     again = Play()
     again.fold.load(file)
     assert (again.fold.late_by_stream, again.fold.digest()) == ({"s": 2}, play.fold.digest())
+
+
+def test_a_deviation_that_no_float_can_hold_is_missing() -> None:
+    scale = 1 << 1074
+    sums = Sums(count=0, std=1, scale=scale)
+    values: list[FieldValue] = [None, 0.0]
+    amounts = [int(sign * 1.7e308) * scale for sign in (1, -1)]
+    sums.show((2, sum(amounts), 0, sum(amount * amount for amount in amounts)), values)
+    assert values == [2, None]
