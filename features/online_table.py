@@ -86,8 +86,8 @@ def read_rows(db: apsw.Connection, wanted: Wanted) -> list[Row | None]:
 class OnlineTable:
     """The table as the one fold that owns it sees it: newest rows in memory, written back at `flush`.
 
-    Memory holds one row per entity that was written or read, and up to `MOST_ABSENT` keys that were asked for in vain. A
-    row's values are kept as given: hand over a sequence that nothing changes afterwards.
+    Memory holds one row per entity that was written or read, and up to `MOST_ABSENT` keys that were asked for in vain.
+    A row's values are kept as given: hand over a sequence that nothing changes afterwards.
     """
 
     def __init__(self, db: apsw.Connection, copy: Copy | None = None) -> None:

@@ -99,6 +99,11 @@ class Skew(msgspec.Struct, frozen=True, kw_only=True):
     views: list[ViewSkew]
     examples: list[Mismatch]
 
+    @property
+    def is_void(self) -> bool:
+        """Whether views were served and none of their rows could be compared: no mismatch then proves nothing."""
+        return bool(self.undeclared) and not self.rows
+
 
 class Tally:
     """What is counted about one view on the way."""

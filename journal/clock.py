@@ -36,7 +36,11 @@ def format_span(micros: int) -> str:
 
 def parse_time(text: str) -> int:
     """Microseconds of an RFC 3339 time; raises ValueError when it is malformed or has no offset."""
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"{text!r} is no time; write 2013-01-01T05:00:00Z"
+        raise ValueError(message) from None
     if moment.tzinfo is None:
         message = f"{text!r} has no UTC offset; write 2013-01-01T05:00:00Z"
         raise ValueError(message)

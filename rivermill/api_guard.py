@@ -3,8 +3,7 @@
 What counts is the route that was matched, never the text of the address. What is not in the table is nobody's.
 """
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -130,8 +129,7 @@ class Room:
     def __init__(self, most: int = MOST_UNDER_WAY) -> None:
         self._left = most
 
-    @contextmanager
-    def hold(self, request: Request) -> Iterator[None]:
+    def hold(self, request: Request) -> "_Held":
         """Keep room for a request's body as long as it takes; one that does not say its length may be the largest.
 
         Raises:
@@ -141,10 +139,26 @@ class Room:
         if size > self._left:
             raise Busy(which="the bodies that are under way fill their room", fix="Send it again in a second")
         self._left -= size
-        try:
-            yield
-        finally:
-            self._left += size
+        return _Held(self, size)
+
+    def give_back(self, size: int) -> None:
+        """What was held is free again."""
+        self._left += size
+
+
+class _Held:
+    """Room that is given back in the end; a generator's context would cost as much as the headers."""
+
+    __slots__ = ("_room", "_size")
+
+    def __init__(self, room: Room, size: int) -> None:
+        self._room, self._size = room, size
+
+    def __enter__(self) -> None:
+        """Held already."""
+
+    def __exit__(self, *_: object) -> None:
+        self._room.give_back(self._size)
 
 
 class GuardedRoute(APIRoute):

@@ -102,7 +102,7 @@ _read_events = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 async def take_events(service: PipelineService, request: Request, principal: Principal) -> Reply:
     """POST /v1/{pipeline}/events: one CloudEvent, or several."""
-    return await _take(service, request, principal, lambda _: None)
+    return await _take(service, request, principal)
 
 
 async def take_labels(service: PipelineService, request: Request, principal: Principal) -> Reply:
@@ -120,13 +120,19 @@ async def take_labels(service: PipelineService, request: Request, principal: Pri
     return await _take(service, request, principal, turn_away)
 
 
+TurnAway = Callable[[bytes], RefusedFate | None]
+
+
 async def _take(
-    service: PipelineService, request: Request, principal: Principal, turn_away: Callable[[bytes], RefusedFate | None]
+    service: PipelineService, request: Request, principal: Principal, turn_away: TurnAway | None = None
 ) -> Reply:
     with service.room.hold(request):
         body = await read_body(request)
         events = _events_in(body)
-        fates = await _fates(service, [body] if events is None else events, principal, turn_away)
+        if turn_away is None:
+            fates = await _hand_in(service, [body] if events is None else events, principal)
+        else:
+            fates = await _fates(service, [body] if events is None else events, principal, turn_away)
     if events is None:
         return _json(fates[0], _status_of(fates[0]))
     return _json({"fates": fates}, _OK)
@@ -136,16 +142,18 @@ async def _fates(
     service: PipelineService,
     events: Sequence[bytes],
     principal: Principal,
-    turn_away: Callable[[bytes], RefusedFate | None],
+    turn_away: TurnAway,
 ) -> list[Fate]:
     """What became of each event, in order: some are turned away here, the owner says it of the others."""
     turned = [turn_away(event) for event in events]
     admitted = [event for event, fate in zip(events, turned, strict=True) if fate is None]
-    taken = iter(await _hand_in(service, admitted, principal) if admitted else ())
+    taken = iter(await _hand_in(service, admitted, principal))
     return [next(taken) if fate is None else fate for fate in turned]
 
 
 async def _hand_in(service: PipelineService, events: Sequence[bytes], principal: Principal) -> list[Fate]:
+    if not events:
+        return []
     if len(events) < WORTH_READING:
         return await service.owner.take(events, principal.name, OWNER_SECONDS)
     if len(events) <= READ_AT_ONCE:

@@ -134,7 +134,8 @@ def drift(place: Place, pipeline: str, version: str, as_json: bool) -> None:
 def skew(place: Place, pipeline: str, since: int | None, until: int | None, as_json: bool) -> None:
     """Rebuild PIPELINE's features from its journal and compare every prediction with them, bit for bit.
 
-    Exit 1 when anything differs. How old served rows were is freshness, and no mismatch.
+    Exit 1 when anything differs, or when nothing could be compared of what was served. How old served rows were is
+    freshness, and no mismatch.
     """
     from features.skew import Range
     from rivermill.feature_skew import as_facts, skew_of
@@ -146,7 +147,9 @@ def skew(place: Place, pipeline: str, since: int | None, until: int | None, as_j
         out.show_json(facts)
     else:
         _show_skew(facts)
-    if found.mismatches:
+    if found.is_void:
+        sys.stderr.write("nothing was compared: no view that was served is declared any more as it was then\n")
+    if found.mismatches or found.is_void:
         sys.exit(1)
 
 

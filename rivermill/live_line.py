@@ -3,10 +3,11 @@
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, assert_never
 
 from journal.clock import DAY, datetime_of
-from journal.intake import Taken
+from journal.intake import Accepted, Conflicted, Quarantined, Refused, Repeated, Taken
+from journal.log import Replayed
 from rivermill.lockstep import Progress
 from rivermill.wiring import Run
 
@@ -84,7 +85,7 @@ class LiveLine:
         if self._quiet or self._notices > _MOST_NOTICES:
             return
         more = " (further ones are only counted)" if self._notices == _MOST_NOTICES else ""
-        sys.stderr.write(f"line {line + 1}: {taken}{more}\n")
+        sys.stderr.write(f"line {line + 1}: {_became(taken)}{more}\n")
 
     def _sentence(self, progress: Progress) -> str:
         rate = (progress.offered - (self._first or 0)) / max(time.monotonic() - self._started, 1e-9)
@@ -103,3 +104,21 @@ class LiveLine:
         elif now or time.monotonic() - self._last_plain >= _PLAIN_EVERY:
             self._last_plain = time.monotonic()
             sys.stderr.write(sentence + "\n")
+
+
+def _became(taken: Taken) -> str:
+    match taken:
+        case Accepted():
+            return f"accepted as record {taken.record.offset}"
+        case Repeated():
+            return f"repeated: record {taken.offset} says the same"
+        case Conflicted():
+            return f"refused: record {taken.offset} has its id and says something else"
+        case Quarantined():
+            return f"quarantined as {taken.id}: {taken.reason}"
+        case Refused():
+            return f"refused ({taken.bucket}): {taken.reason}"
+        case Replayed():
+            return "taken before"
+        case _:
+            assert_never(taken)
