@@ -21,7 +21,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from features.outbox import KNOWN, Outbox, arrow_schema
 from features.rows import KeyValue, ViewSchema
-from journal.errors import Corrupt, UnknownName
+from journal.errors import Corrupt, DurabilityLost, UnknownName
 
 MARK = "history"
 """The app id under which a table keeps its mark."""
@@ -75,8 +75,12 @@ class History:
         fresh = rows.filter(pc.field(KNOWN) > _moment(mark))
         if len(fresh):
             marked = CommitProperties(app_transactions=[Transaction(MARK, through)])
-            write_deltalake(table, fresh, mode="append", commit_properties=marked)
-            _sync_commit(path, open_table(path).version())
+            try:
+                write_deltalake(table, fresh, mode="append", commit_properties=marked)
+                _sync_commit(path, open_table(path).version())
+            except (DeltaError, OSError) as error:
+                fix = "Make room on the disk, then start again: what waits for history is flushed then"
+                raise DurabilityLost(which=f"{path} ({str(error)[:200]})", fix=fix) from error
         return len(fresh)
 
     def read(self, view: str, key: Sequence[KeyValue] | None = None, limit: int = 100) -> pa.Table:

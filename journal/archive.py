@@ -24,9 +24,9 @@ from journal.record import Kind
 from journal.segment import Segment, first_of, segment_path, segment_paths
 from journal.sqlite import copy_database
 
-KEPT = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.VERSION, Kind.DECISION, Kind.ALERT})
-"""The kinds that outlive their segments: what was defined and decided explains what came after, and an alert stands
-until it is lifted, however long ago it was raised."""
+KEPT = frozenset({Kind.GENESIS, Kind.DEFINITION, Kind.VERSION, Kind.SNAPSHOT, Kind.DECISION, Kind.ALERT})
+"""The kinds that outlive their segments: what was defined and decided explains what came after, what a line published
+may still answer, and an alert stands until it is lifted, however long ago it was raised."""
 
 _PAGE = 1_000
 _FETCHED_AT_MOST = 4

@@ -26,7 +26,7 @@ from journal.body import Alert
 from journal.clock import format_span, format_time
 from journal.contract import DEFAULT_MAX_BYTES, Contract
 from journal.envelope import Envelope, read_envelope
-from journal.errors import Discarded, Malformed, UnknownName, Violation
+from journal.errors import ConflictingId, Discarded, Malformed, UnknownName, Violation
 from journal.event_reader import digest_of
 from journal.held import find_held
 from journal.log import Journal, Outcome, Repeat, Replayed
@@ -270,6 +270,7 @@ class Intake:
         raw = self._quarantined.kept(waiting)
         mended = corrected(raw, order) if isinstance(order, Fix) else raw
         event, stream = self._read_again(mended, order)
+        self._require_new(event, order)
         details = {"advance": order.advance, "event": event.id, "source": event.source, "stream": event.stream}
         if isinstance(order, Fix):
             details["changed"] = changed(stream.contract.field_names, raw, mended)
@@ -279,6 +280,15 @@ class Intake:
             record = require_entered(entered, order.quarantine_id)
             self._note(stream)
         return Settled(ENDS[action_of(order)], record)
+
+    def _require_new(self, event: Draft, order: Release | Fix) -> None:
+        """Refuse what was accepted before its id was forgotten: it waits as too old to tell, and would count twice."""
+        known = self._journal.forgotten(event)
+        if known is not None and known.conflict == event.conflict:
+            raise ConflictingId(
+                which=f"{order.quarantine_id} says what record {known.offset} says, under the same id",
+                fix="It counts already: `rivermill journal quarantine discard`",
+            )
 
     def _discard(self, order: Discard) -> Settled:
         with self._journal.group():

@@ -102,6 +102,10 @@ class Journal(Protocol):
         """
         ...
 
+    def forgotten(self, draft: Draft) -> Record | None:
+        """The newest record of the draft's identity, where that is not remembered any more and so free again."""
+        ...
+
     def group(self) -> AbstractContextManager[None]:
         """Commit all that is appended and tallied inside as one."""
         ...

@@ -54,6 +54,11 @@ class MemoryJournal:
             self._ids[key] = record.offset
         return record
 
+    def forgotten(self, draft: Draft) -> Record | None:
+        """See `journal.log.Journal.forgotten`."""
+        key = identity(draft) or ""
+        return self._records[self._ids[key]] if key in self._ids and self._taken(key) is None else None
+
     def _taken(self, key: str) -> Record | None:
         offset = self._ids.get(key)
         if offset is None:

@@ -1,10 +1,11 @@
 """Reading a journal from its beginning: every record, or every one of a kind, page by page; lifted, where asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from journal.body import Decision, decode
+from journal.errors import NoLongerProvable
 from journal.log import START
 from journal.record import Kind, Record
 from journal.upcast import Lift
@@ -75,3 +76,19 @@ def decisions_in(journal: ByKind, through: int | None = None) -> Iterator[tuple[
     """Every decision with its record, in order."""
     for record in each_of(journal, Kind.DECISION, through):
         yield record, decode(record.body, Decision)
+
+
+def read_one(journal: Readable) -> Callable[[int], Record]:
+    """Reads the record at an offset; one that lines answer from also where retention let go of what was around it."""
+
+    def read(offset: int) -> Record:
+        try:
+            return journal.read(0, offset - 1, 1)[0]
+        except NoLongerProvable:
+            for kind in (Kind.VERSION, Kind.SNAPSHOT):
+                for record in journal.of_kind(kind, offset - 1, 1):
+                    if record.offset == offset:
+                        return record
+            raise
+
+    return read

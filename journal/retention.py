@@ -15,6 +15,7 @@ from journal.blobs import Blobs
 from journal.clock import format_time
 from journal.errors import LostRace
 from journal.held import list_held
+from journal.log import START
 from journal.segment import Segment, first_of, segment_path, segment_paths
 from journal.settlement import State
 from journal.sqlite_reader import SqliteReader
@@ -65,7 +66,7 @@ class RetentionPlan(msgspec.Struct, frozen=True, kw_only=True):
         return [
             *lines,
             f"Records {self.begins} to {self.then - 1} are no longer provable afterwards; "
-            "definitions, versions, decisions and alerts are kept.",
+            "definitions, versions, snapshots, decisions and alerts are kept.",
             *self._warning(),
         ]
 
@@ -116,6 +117,8 @@ def _why_it_stays(segment: Leaving, slowest: tuple[str, int], moment: int | None
     name, offset = slowest
     if not name:
         return "no reader's position is known"
+    if offset == START:
+        return f"fold {name!r} has read nothing yet"
     if segment.last > offset:
         return f"fold {name!r} has read up to record {offset}"
     if moment is None:

@@ -72,6 +72,8 @@ class Runner:
             return START
         known = self._file.identity(self.fold.name) == (self.fold.version, self._fingerprint)
         if not (known and position.lies_in(self._journal)):
+            # Raises where retention let go of the beginning: a state that cannot be built again stays as it is.
+            self._journal.read(position.partition, START, 1)
             self._file.clear()
             return START
         return position.offset

@@ -125,6 +125,12 @@ class SqliteJournal:
         record = self._chain.find(key, kind, self._is_forgotten)
         return record if record and is_remembered(record, self._stamper.clock, self._window) else None
 
+    def forgotten(self, draft: Draft) -> Record | None:
+        """See `journal.log.Journal.forgotten`."""
+        key = identity(draft)
+        record = None if key is None else self._chain.find(key, draft.kind)
+        return None if record is None or is_remembered(record, self._stamper.clock, self._window) else record
+
     def _is_forgotten(self, moment: int) -> bool:
         return self._window is not None and moment < self._stamper.clock - self._window
 

@@ -59,7 +59,7 @@ class Stream:
         if self.notes:
             self.notes.clear()
         data = envelope.data
-        if envelope.dataschema is not None and (version := self._version(envelope)) is not self:
+        if envelope.dataschema is not None and (version := self._version_read(envelope, raw)) is not self:
             fields = version.read(envelope, raw)
             self.notes.extend(version.notes)
             return fields
@@ -74,6 +74,14 @@ class Stream:
         if raw.count(b'"') != (quotes := quotes + envelope.quotes()):
             require_unique_names(raw, quotes)
         return fields
+
+    def _version_read(self, envelope: Envelope, raw: bytes) -> "Stream":
+        """The same of an event as it came: what is not readable at all is told before its version is."""
+        try:
+            return self._version(envelope)
+        except Violation:
+            require_unique_names(raw, -1)
+            raise
 
     def _version(self, envelope: Envelope) -> "Stream":
         """The way in of the version that the event follows."""

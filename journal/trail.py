@@ -45,7 +45,11 @@ class Trail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def trail_of(
-    journal: Pages, subject: str, contracts: Mapping[str, Contract], datasets: Mapping[str, int] | None = None
+    journal: Pages,
+    subject: str,
+    contracts: Mapping[str, Contract],
+    datasets: Mapping[str, int] | None = None,
+    begins: int = 0,
 ) -> Trail:
     """Follow a subject through a journal, in one pass.
 
@@ -54,9 +58,10 @@ def trail_of(
         subject: The random id, as records name it.
         contracts: By stream: they say which fields hold pseudonyms.
         datasets: The last journal offset that each dataset version considered, by its name.
+        begins: The first offset that can still be read: of what retention let go, nothing can be named.
     """
     walk = _Walk(subject, contracts, datasets or {})
-    for record in each(journal):
+    for record in each(journal, begins - 1):
         walk.follow(record)
     return walk.trail()
 

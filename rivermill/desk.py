@@ -17,6 +17,7 @@ from journal.control import Entry
 from journal.errors import UnknownName
 from journal.log import START
 from journal.owner_client import OwnerClient
+from journal.reading import read_one
 from journal.record import Kind, Record
 from journal.sqlite_reader import SqliteReader
 from registry import promotion
@@ -26,7 +27,6 @@ from rivermill.pipeline import Pipeline
 from rivermill.registry_wiring import jobs_of, live_lines
 from rivermill.settings import Home
 from rivermill.wall import wall_now
-from rivermill.wiring import read_one
 from training.jobs import Job, JobTable
 
 Facts = dict[str, Any]

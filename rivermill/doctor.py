@@ -123,7 +123,8 @@ def _checkpoints(home: Home) -> str:
 
 
 def _model(home: Home, pipeline: "Pipeline") -> str:
-    from rivermill.wiring import champion_of, read_one  # noqa: PLC0415 - not needed by the other checks
+    from journal.reading import read_one  # noqa: PLC0415 - not needed by the other checks
+    from rivermill.wiring import champion_of  # noqa: PLC0415
     from serving.champion import FOLLOWED  # noqa: PLC0415
 
     journal = SqliteReader(home.journal)

@@ -55,7 +55,7 @@ def _eraser(folder: Path, home: Home) -> Iterator[tuple[Eraser, Any]]:
 
         def follow(subject: str) -> Trail:
             ranges = {made.version: made.through for made in dataset.versions(home.datasets)}
-            return trail_of(journal, subject, rules.contracts, ranges)
+            return trail_of(journal, subject, rules.contracts, ranges, journal.begins)
 
         eraser = Eraser(
             pipeline=home.pipeline,

@@ -18,6 +18,7 @@ from journal.errors import RivermillError
 from journal.event_reader import EventReader
 from journal.owner_client import AsyncOwnerClient
 from journal.privacy import KeyTable
+from journal.reading import read_one
 from journal.sqlite_reader import SqliteReader
 from journal.stream import Stream
 from rivermill.access import KeyRing
@@ -29,7 +30,7 @@ from rivermill.online_rows import FollowedRows, followed_rows
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.registry_wiring import live_lines
 from rivermill.settings import Home
-from rivermill.wiring import answering_of, champion_of, read_one
+from rivermill.wiring import answering_of, champion_of
 from serving.live import LiveService
 
 _KEEP_ALIVE = 75

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,8 +182,12 @@ def repair(place: Place, pipeline: str, source: Path | None, accept_loss: bool, 
 def retain(place: Place, pipeline: str, explain: bool, apply: bool, as_json: bool) -> None:
     """Let go of PIPELINE's old segments: below every fold, and only as long ago as its contracts allow."""
     from journal.checkpoint import positions_in
+    from journal.log import START
     from journal.retention import apply_retention, longest, plan_retention
+    from rivermill.auditing import Auditing
     from rivermill.pipeline import load_intake
+    from rivermill.wall import wall_now
+    from rivermill.wiring import FOLDS
 
     if explain and apply:
         message = "Either --explain or --apply."
@@ -190,12 +195,19 @@ def retain(place: Place, pipeline: str, explain: bool, apply: bool, as_json: boo
     home, rules = place.existing(pipeline), load_intake(place.folder(pipeline))
     plan = plan_retention(
         home.journal,
-        readers=positions_in(home.fold("x").parent),
+        # A fold whose file is gone is built again from the beginning, so it has read nothing.
+        readers=dict.fromkeys(FOLDS, START) | positions_in(home.fold("x").parent),
         keeps=longest(contract.retention for contract in rules.contracts.values()),
         remembers=rules.dedup_window,
     )
     if apply:
-        apply_retention(home.journal, plan)
+        leaving, auditing = f"records {plan.begins} to {plan.then - 1}", Auditing(home.root, wall_now)
+        with (
+            auditing.attempt(home.pipeline, person=principal(), action="retain", object=leaving)
+            if plan.then > plan.begins
+            else nullcontext()
+        ):
+            apply_retention(home.journal, plan)
     _show(plan.explain(), {**msgspec.to_builtins(plan), "applied": apply}, as_json)
 
 

@@ -123,7 +123,7 @@ class Lines:
         """
         known = self._decided(key, "promote", line)
         if known is not None:
-            return known
+            return self._landed(known)
         require_running(self.evaluation.journal, FEATURES, JOIN, DATASET)
         plan = self.plan_promotion(line)
         self._keep_judgement(plan)
@@ -140,7 +140,7 @@ class Lines:
         """
         known = self._decided(key, "roll_back", to)
         if known is not None:
-            return known
+            return self._landed(known)
         begun = time.perf_counter()
         entry = self._apply(self.plan_roll_back(to), why, principal, key, expected, None)
         if measure:
@@ -178,7 +178,7 @@ class Lines:
         """
         known = promotion.decided(self.control, self.pipeline.name, key)
         if known is not None:
-            return known
+            return self._landed(known)
         plans = [self.plan_promotion(name) for name in self._competing(line)]
         for plan in plans:
             self._keep_judgement(plan)
@@ -239,6 +239,10 @@ class Lines:
             signer=self.signer,
             facts=facts or {},
         )
+        return self._landed(entry)
+
+    def _landed(self, entry: Entry) -> Entry:
+        """A decision whose echo is in the journal: whoever decided it may have died before that. Twice is once."""
         self.land(echo_of(entry))
         return entry
 

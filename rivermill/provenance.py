@@ -9,7 +9,7 @@ from journal.clock import format_time
 from journal.control import NAMING
 from journal.errors import UnknownName
 from journal.log import START
-from journal.reading import ByKind, Readable, decisions_in, each_of
+from journal.reading import ByKind, Readable, decisions_in, each_of, read_one
 from journal.record import Kind, Record
 from journal.sqlite_reader import SqliteReader
 from rivermill.build import build_fingerprint
@@ -20,7 +20,6 @@ from rivermill.progress_bar import Tell
 from rivermill.recomputing import Recomputed
 from rivermill.recomputing import recompute as recompute_answer
 from rivermill.settings import Home
-from rivermill.wiring import read_one
 
 Facts = dict[str, Any]
 

@@ -18,7 +18,7 @@ from journal.owner_client import OwnerClient
 from journal.privacy import KeyTable
 from journal.quality import RESUME, alerts_in, standing
 from journal.quarantine import Quarantine
-from journal.settlement import Order, State
+from journal.settlement import Order, State, action_of
 from journal.sqlite_reader import SqliteReader
 from rivermill.auditing import Auditing
 from rivermill.inspection import reading
@@ -81,11 +81,20 @@ def _event(folder: Path, home: Home, quarantine_id: str, *, reveal: bool) -> Fac
 
 
 def settle(folder: Path, home: Home, order: Order) -> Facts:
-    """End a quarantined event's wait: through the journal's owner where one runs, else through every fold here.
+    """End a quarantined event's wait, and write down who did.
 
     Raises:
         RivermillError: As `journal.intake.Intake.settle`.
     """
+    auditing, action = Auditing(home.root, wall_now), action_of(order)
+    with auditing.attempt(
+        home.pipeline, person=order.principal, action=action, object=order.quarantine_id, why=order.why
+    ):
+        return _carried_out(folder, home, order)
+
+
+def _carried_out(folder: Path, home: Home, order: Order) -> Facts:
+    """Through the journal's owner where one runs, else through every fold here."""
     if home.socket.exists():
         with contextlib.suppress(OwnerDown), closing(OwnerClient(home.socket)) as owner:
             done = owner.settle(order)

@@ -16,14 +16,14 @@ from features.served import key_of
 from journal.body import Prediction
 from journal.errors import Refused
 from journal.log import START
-from journal.reading import Readable
+from journal.reading import Readable, read_one
 from journal.record import Kind, Record
 from rivermill.feature_skew import replay_rules
 from rivermill.genesis import definition_of
 from rivermill.pipeline import Pipeline
 from rivermill.progress_bar import Tell
 from rivermill.settings import Home
-from rivermill.wiring import answering_of, champion_of, read_one
+from rivermill.wiring import answering_of, champion_of
 from serving.champion import Champion, ChampionState, Served
 
 _NOT_RECOMPUTED = frozenset({"key", "question", "now", "build"})

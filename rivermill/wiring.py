@@ -27,7 +27,7 @@ from journal.intake import Intake
 from journal.log import START, Journal
 from journal.privacy import KeyTable
 from journal.quality import QualityFold
-from journal.reading import Pages
+from journal.reading import Pages, read_one
 from journal.rebuild import Followed, Succession, remove_fold
 from journal.record import Cause, Record
 from journal.restore import checked_missing
@@ -383,15 +383,6 @@ def _is_answered(journal: FoldJournal) -> Callable[[Record], bool]:
         return is_behind(Cause(question.partition, question.offset, 0), journal.mark(AnswerFold.name))
 
     return is_answered
-
-
-def read_one(journal: Pages) -> Callable[[int], Record]:
-    """Reads the record at an offset."""
-
-    def read(offset: int) -> Record:
-        return journal.read(0, offset - 1, 1)[0]
-
-    return read
 
 
 def signer_of(home: Home) -> Signer:

@@ -14,7 +14,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from features.view_sets import PUBLISH_VIEWS
 from journal.body import Decision, body_of
-from journal.errors import Busy, Fenced, OwnerDown, UpstreamError
+from journal.errors import Busy, Fenced, OwnerDown, RivermillError, UpstreamError
 from journal.owner_client import OwnerClient
 from journal.poison import Attempts, skips_in
 from journal.rebuild import CUTOVER, Succession
@@ -39,6 +39,8 @@ from rivermill.wiring import Folds, open_folds
 
 RECORDS_PER_PAGE = 1_000
 RECORDS_PER_COMMIT = 8_000
+DRAFTS_AT_ONCE = 4_000
+"""Drafts of one request to the owner: even answers with all their features stay well within a frame."""
 _LOOK_EVERY = 0.001
 _RETRY_AFTER = 0.1
 _PATIENCE = 10.0
@@ -177,13 +179,30 @@ class Worker:
         """A fold raised at a record."""
 
     def _hand_over(self, derived: dict[str, list[Draft]]) -> bool:
-        """Send until the owner has it; False when this worker is told to stop first. Nothing was committed then."""
+        """Send until the owner has it; False when this worker is told to stop first. Nothing was committed then.
+
+        What is much goes in parts: one record may let a hundred thousand questions expire. What the owner has of it
+        when something dies, the sinks' marks drop.
+        """
+        return all(self._send(part) for part in parts_of(derived, DRAFTS_AT_ONCE))
+
+    def _send(self, part: list[tuple[str, list[Draft]]]) -> bool:
         while not self._stopping.is_set():
             with contextlib.suppress(OwnerDown, Busy):
-                self._owner.append(list(derived.items()))
+                self._owner.append(part)
                 return True
             self._stopping.wait(_RETRY_AFTER)
         return False
+
+
+def parts_of(derived: dict[str, list[Draft]], most: int) -> Iterator[list[tuple[str, list[Draft]]]]:
+    """Batches by sink in parts of at most so many drafts, in order; usually there is one."""
+    if sum(map(len, derived.values())) <= most:
+        yield list(derived.items())
+        return
+    for sink, drafts in derived.items():
+        for start in range(0, len(drafts), most):
+            yield [(sink, drafts[start : start + most])]
 
 
 class FoldRaised(Exception):
@@ -344,4 +363,8 @@ def main(home_root: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except RivermillError as error:
+        sys.stderr.write(f"rivermill: {error}\n")
+        sys.exit(error.exit_code)

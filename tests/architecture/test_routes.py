@@ -16,6 +16,7 @@ from features.online_table import OnlineReader
 from journal.event_reader import EventReader
 from journal.owner_client import AsyncOwnerClient
 from journal.privacy import KeyTable
+from journal.reading import read_one
 from journal.sqlite_reader import SqliteReader
 from journal.stream import Stream
 from rivermill.access import ADMIN, ROLES, KeyRing
@@ -26,7 +27,7 @@ from rivermill.desk import Desk, JobDesk
 from rivermill.genesis import definition_of
 from rivermill.pipeline import load_pipeline
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import answering_of, champion_of, open_run, read_one
+from rivermill.wiring import answering_of, champion_of, open_run
 from serving.live import LiveService
 
 HERE = "http://localhost"

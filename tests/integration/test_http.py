@@ -19,6 +19,7 @@ from journal.errors import OwnerDown
 from journal.event_reader import EventReader
 from journal.owner_client import AsyncOwnerClient, OwnerClient
 from journal.privacy import KeyTable
+from journal.reading import read_one
 from journal.sqlite_reader import SqliteReader
 from journal.stream import Stream
 from rivermill.access import KeyRing
@@ -31,7 +32,7 @@ from rivermill.pipeline import load_pipeline
 from rivermill.registry_wiring import lines_of, retrainer_of
 from rivermill.retraining import Order
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import answering_of, champion_of, open_run, read_one
+from rivermill.wiring import answering_of, champion_of, open_run
 from serving.live import LiveService
 
 HERE = "http://localhost"

@@ -26,6 +26,7 @@ from journal.log import START
 from journal.owner_client import AsyncOwnerClient
 from journal.owner_server import OwnerServer
 from journal.privacy import KeyTable
+from journal.reading import read_one
 from journal.record import Kind, Record
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
@@ -37,7 +38,7 @@ from rivermill.desk import Desk, JobDesk
 from rivermill.genesis import definition_of
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import Home, configs_folder
-from rivermill.wiring import answering_of, champion_of, open_run, read_one
+from rivermill.wiring import answering_of, champion_of, open_run
 from serving.live import LiveService
 
 HERE = "http://127.0.0.1"

@@ -57,7 +57,7 @@ def test_verify_backup_damage_repair_restore(home: Path, tmp_path: Path) -> None
 
 def test_retain_explains_and_changes_nothing_unless_told(home: Path) -> None:
     explained = run(home, "retain", "phishing")
-    assert "no reader's position is known" in explained
+    assert "fold 'features' has read nothing yet" in explained
     assert explained.endswith("Nothing leaves.\n")
     plan = json.loads(run(home, "retain", "phishing", "--apply", "--json"))
     assert (plan["applied"], plan["then"]) == (True, 0)

@@ -18,12 +18,13 @@ from features.rows import Row
 from journal.body import Prediction
 from journal.errors import StoreDown
 from journal.log import START
+from journal.reading import read_one
 from journal.record import Kind
 from rivermill.genesis import definition_of
 from rivermill.online_rows import rows_of
 from rivermill.pipeline import Pipeline, load_pipeline
 from rivermill.settings import REDIS_VARIABLE, Home, configs_folder
-from rivermill.wiring import answering_of, champion_of, open_run, read_one
+from rivermill.wiring import answering_of, champion_of, open_run
 
 pytestmark = pytest.mark.slow
 

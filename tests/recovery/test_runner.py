@@ -2,15 +2,17 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from journal.checkpoint import FoldFile
 from journal.clock import SECOND
-from journal.errors import Corrupt
+from journal.errors import Corrupt, NoLongerProvable
 from journal.log import START, Journal, Replayed
 from journal.record import Cause, Draft, Kind, Record
+from journal.retention import apply_retention, plan_retention
 from journal.runner import Runner
 from journal.sqlite_log import SqliteJournal
 
@@ -178,3 +180,27 @@ def test_applied_records_are_behind_it(tmp_path: Path) -> None:
     assert isinstance(runner.fold, Doubler)
     assert runner.fold.seen == ["e0"]
     stop(runner, journal)
+
+
+def test_a_state_that_cannot_be_built_again_stays_as_it_is(tmp_path: Path) -> None:
+    """Other libraries ask for a rebuild from the first record; where retention let go of that, nothing is cleared."""
+    journal = SqliteJournal(tmp_path / "journal", "t", dedup_window=SECOND, records_per_segment=10)
+    runner = Runner(Doubler(), FoldFile(tmp_path / "doubler.sqlite"), journal, "f")
+    for n in range(20):
+        journal.append([event(n * SECOND)])
+    catch_up(runner, journal)
+    runner.commit()
+    runner.close()
+    plan = plan_retention(journal.folder, readers={"doubler": journal.end()}, keeps=SECOND, remembers=SECOND)
+    apply_retention(journal.folder, plan)
+    journal.close()
+    again = SqliteJournal(tmp_path / "journal", "t", dedup_window=SECOND, records_per_segment=10)
+    assert again.end() > plan.then > 0
+    for _ in range(2):
+        with closing(FoldFile(tmp_path / "doubler.sqlite")) as file, pytest.raises(NoLongerProvable):
+            Runner(Doubler(), file, again, "other libraries")
+    same = Runner(Doubler(), FoldFile(tmp_path / "doubler.sqlite"), again, "f")
+    assert same.offset == runner.offset
+    assert isinstance(same.fold, Doubler)
+    assert len(same.fold.seen) == 20
+    stop(same, again)

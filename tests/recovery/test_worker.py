@@ -21,7 +21,7 @@ from journal.record import Draft, Kind, Record
 from journal.runner import Runner
 from journal.sink_epochs import SinkEpochs
 from journal.wire import Batch
-from rivermill.worker_process import USUAL, LastingWorker, Pace, Worker
+from rivermill.worker_process import USUAL, LastingWorker, Pace, Worker, parts_of
 
 Trip = Callable[[Record], None]
 
@@ -402,3 +402,13 @@ def test_a_record_that_kills_its_process_is_found_by_bisecting(tmp_path: Path, p
     suspect = stopped_at(tmp_path / "attempts.json")
     assert suspect is not None
     assert (suspect.fold, suspect.offset, suspect.deaths) == ("echo", 13, 3)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 6, 7, 100])
+def test_what_is_derived_is_handed_over_in_parts_that_keep_the_order_of_each_sink(most: int) -> None:
+    drafts = [Draft(kind=Kind.EXPIRED, stream="join", id=f"{n}", body=b"{}") for n in range(7)]
+    derived = {"join": drafts[:5], "learner": drafts[5:]}
+    parts = list(parts_of(derived, most))
+    assert all(sum(len(some) for _, some in part) <= most for part in parts)
+    for sink, expected in derived.items():
+        assert [draft for part in parts for name, some in part if name == sink for draft in some] == expected

@@ -302,7 +302,7 @@ class Simulation:
         """Every line ends in exactly one place, however often it was played."""
         tallies = self.world.journal.tallies()
         kept = sum(r.kind in (Kind.SOURCE, Kind.QUARANTINE) and r.cause is not None for r in records)
-        again = tallies.get("quarantined again", 0)
+        again = tallies.get("quarantined_again", 0)
         counted = sum(tallies.get(name, 0) for name in ("repeated", "conflicts", "refused")) + kept + again
         lines = sum(isinstance(step, Event) for step in self.scenario.steps)
         require(counted == lines, f"{lines} lines, and {counted} fates: {tallies}")

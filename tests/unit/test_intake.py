@@ -551,3 +551,11 @@ def test_on_disk_it_is_the_same(tmp_path: Path, keys: KeyTable) -> None:
     assert kinds == [Kind.SOURCE, Kind.QUARANTINE, Kind.DECISION, Kind.SOURCE]
     assert disk.tallies() == {"refused": 1, "refused.malformed": 1, "repeated": 1}
     disk.close()
+
+
+def test_what_is_no_text_is_refused_whatever_version_it_follows(intake: Intake) -> None:
+    """Its quarantine would have to read it: so the bytes are looked at before the version is."""
+    broken = wire(dataschema="https://example.com/departures#9").replace(b'"data"', b'"ext":"\xff","data"')
+    refused = intake.take(broken)
+    assert isinstance(refused, Refused)
+    assert refused.bucket == "malformed"

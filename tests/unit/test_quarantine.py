@@ -121,6 +121,20 @@ def test_a_fix_enters_under_the_same_id_and_source(intake: Intake, journal: Memo
     )
 
 
+def test_what_was_accepted_before_its_id_was_forgotten_is_not_released_into_counting_twice(
+    intake: Intake, journal: MemoryJournal
+) -> None:
+    good = json.loads(GOOD)
+    for day in range(4):
+        intake.take(wire(good, id=f"day {day}", time=NOON + day * DAY))
+    again, reused = held(intake, wire(good, id="day 0")), held(intake, wire(good | {"flight": 8}, id="day 0"))
+    with pytest.raises(errors.ConflictingId, match="says what record 0 says"):
+        intake.settle(Release(again, "it must count", "carla"))
+    assert intake.settle(Discard(again, "it counts already", "carla")).state is State.DISCARDED
+    assert intake.settle(Release(reused, "another flight", "carla")).record.data["flight"] == 8
+    assert [record.data["flight"] for record in journal.of_kind(Kind.SOURCE, START, 9)] == [7, 7, 7, 7, 8]
+
+
 def test_a_producer_who_sends_the_fixed_event_repeats_it(intake: Intake) -> None:
     intake.settle(Fix(held(intake, wire()), "why", "carla", data=GOOD))
     assert not isinstance(intake.take(wire(json.loads(GOOD))), Accepted | Conflicted)
