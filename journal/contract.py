@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 DEFAULT_MAX_BYTES = 1 << 20
 """The largest event, where the contract does not say."""
 
+LARGEST_MAX_BYTES = 10 * 1024 * 1024
+"""What one request over HTTP carries."""
+
 SUFFIX = ".odcs.yaml"
 
 _STREAM = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
@@ -164,9 +167,9 @@ class _Reader:
             stream=self._stream(),
             version=self._version(),
             fields=self._fields(),
-            dedup_window=self._span("dedupWindow"),
+            dedup_window=self._span("dedupWindow", above_zero=True),
             lateness=self._span("lateness", "0s"),
-            max_gap=self._span("maxGap"),
+            max_gap=self._span("maxGap", above_zero=True),
             max_bytes=self._max_bytes(),
             subject=str(self._custom.get("subject", "")),
             mode=self._mode(),
@@ -213,12 +216,15 @@ class _Reader:
             self._note("the stream has no properties", "schema", 0)
         return read_fields(self._document, self._mistakes, properties)
 
-    def _span(self, name: str, default: str | None = None) -> int:
+    def _span(self, name: str, default: str | None = None, *, above_zero: bool = False) -> int:
         value = self._custom.get(name, default)
         if value is None:
             self._note_custom(name, f"custom property {name!r} is missing; write a span such as 14d")
             return 0
-        return self._parsed(name, lambda: parse_span(str(value)))
+        span = self._parsed(name, lambda: parse_span(str(value)))
+        if above_zero and span == 0 and str(value).startswith("0"):
+            self._note_custom(name, f"{name}: {value!r} is no span above 0")
+        return span
 
     def _parsed(self, name: str, parse: Callable[[], int]) -> int:
         try:
@@ -229,8 +235,9 @@ class _Reader:
 
     def _max_bytes(self) -> int:
         value = self._custom.get("maxBytes", DEFAULT_MAX_BYTES)
-        if type(value) is not int or value <= 0:
-            self._note_custom("maxBytes", f"maxBytes: {value!r} is not a whole number of bytes above 0")
+        if type(value) is not int or not 0 < value <= LARGEST_MAX_BYTES:
+            which = f"maxBytes: {value!r} is not a whole number of bytes above 0, up to {LARGEST_MAX_BYTES}"
+            self._note_custom("maxBytes", which)
             return DEFAULT_MAX_BYTES
         return value
 

@@ -176,7 +176,7 @@ class _PropertyReader:
         if {"ge", "gt"} <= limits.keys() or {"le", "lt"} <= limits.keys():
             self._note("logicalTypeOptions", "a bound is either inclusive or exclusive, not both")
             return {}
-        if _is_empty(limits):
+        if _is_empty(limits, kind):
             self._note("logicalTypeOptions", "no value can meet these bounds: the lower one lies above the upper one")
         return limits
 
@@ -195,6 +195,14 @@ def _fits(value: object) -> bool:
     return not isinstance(value, int) or INT64[0] <= value <= INT64[1]
 
 
+def _is_finite(value: float) -> bool:
+    """Whether a float holds it: an integer may be too large for any."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _options_of(kind: str) -> str:
     return f"it knows {', '.join(_OPTIONS[kind])}" if _OPTIONS[kind] else "it knows none"
 
@@ -203,9 +211,9 @@ def _fault(option: str, value: object, kind: str) -> str:
     """What is wrong with an option's value; empty when nothing is."""
     if option == "pattern":
         return _pattern_fault(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         return "is not a number"
-    if option in {"minLength", "maxLength"} and not (isinstance(value, int) and value >= 0):
+    if option in {"minLength", "maxLength"} and not (isinstance(value, int) and value >= 0 and _fits(value)):
         return "is not a whole number from 0 up"
     if kind == "integer" and not (isinstance(value, int) and _fits(value)):
         return "is not a 64-bit integer"
@@ -222,7 +230,13 @@ def _pattern_fault(value: object) -> str:
     return ""
 
 
-def _is_empty(limits: Mapping[str, Any]) -> bool:
+def _is_empty(limits: Mapping[str, Any], kind: str) -> bool:
+    """Whether nothing lies within: between two bounds that are out themselves, whole numbers need one more."""
+    if kind == "integer":
+        return bool(
+            max(limits.get("ge", INT64[0]), limits.get("gt", INT64[0] - 1) + 1)
+            > min(limits.get("le", INT64[1]), limits.get("lt", INT64[1] + 1) - 1)
+        )
     low = limits.get("ge", limits.get("gt", limits.get("min_length", -math.inf)))
     high = limits.get("le", limits.get("lt", limits.get("max_length", math.inf)))
     return bool(low > high or (low == high and limits.keys() & {"gt", "lt"}))

@@ -124,7 +124,7 @@ def _why_it_stays(segment: Leaving, slowest: tuple[str, int], moment: int | None
     if moment is None:
         return "a contract keeps its records, or its ids, for ever"
     if segment.last_at >= moment:
-        return f"the contracts keep what was known since {format_time(moment)}"
+        return f"the contracts keep what was known since {format_time(max(moment, 0))}"
     return ""
 
 

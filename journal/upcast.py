@@ -5,9 +5,11 @@ contract of that version, so that no fold ever sees data that intake would have 
 """
 
 import hashlib
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -25,6 +27,7 @@ Lift = Callable[[Record], Record]
 Adapter = Callable[[dict[str, Any]], dict[str, Any]]
 """Makes data of one major version into data of the next."""
 
+_HALF = re.compile("[\ud800-\udfff]")
 _LIFTED = frozenset({Kind.SOURCE, Kind.QUESTION})
 
 
@@ -45,6 +48,17 @@ class Step:
     name: str
     adapter: Adapter
     struct: type[msgspec.Struct]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON says it: intake's decoder meets neither a NaN nor half a character."""
+    match value:
+        case float():
+            return isfinite(value)
+        case str():
+            return not _HALF.search(value)
+        case _:
+            return True
 
 
 class Adapters:
@@ -110,7 +124,7 @@ class Adapters:
     def _step(self, step: Step, data: dict[str, Any], record: Record) -> dict[str, Any]:
         try:
             given = step.adapter(data)
-        except Exception as error:  # a pipeline's own code may raise anything
+        except (Exception, SystemExit) as error:  # a pipeline's own code may raise anything
             inside = traceback.extract_tb(error.__traceback__)[1:2]
             place = f" at line {inside[0].lineno}" if inside else ""
             raise self._failed(record, step.name, f"{type(error).__name__}{place}") from None
@@ -118,7 +132,11 @@ class Adapters:
             held = msgspec.convert(given, step.struct, strict=True)
         except msgspec.ValidationError as error:
             raise self._failed(record, step.name, f"it gave {explain(error, personal=True)}") from None
-        return msgspec.structs.asdict(held)
+        fields = msgspec.structs.asdict(held)
+        odd = [name for name, value in fields.items() if not _is_plain(value)]
+        if odd:
+            raise self._failed(record, step.name, f"it gave what JSON cannot say in {', '.join(odd)}")
+        return fields
 
     def _failed(self, record: Record, step: str, what: str) -> NotLifted:
         return NotLifted(

@@ -335,6 +335,11 @@ def one_field(extra: str, custom: str = "") -> str:
         (GOOD.replace("  - {property: maxGap, value: 7d}\n", ""), "custom property 'maxGap' is missing"),
         (GOOD + "  - {property: maxGap, value: 8d}\n", "custom property 'maxGap' stands here twice"),
         (GOOD + "  - {property: maxBytes, value: 0}\n", "maxBytes: 0 is not a whole number of bytes above 0"),
+        (
+            GOOD + "  - {property: maxBytes, value: 99000000}\n",
+            "99000000 is not a whole number of bytes above 0, up to",
+        ),
+        (GOOD.replace("value: 7d", "value: 0s"), "maxGap: '0s' is no span above 0"),
         (HEAD + WINDOWS, "a contract has exactly one schema object"),
         (HEAD + "schema: [{name: s}]\n" + WINDOWS, ":6: the stream has no properties"),
         (
@@ -343,6 +348,10 @@ def one_field(extra: str, custom: str = "") -> str:
         ),
         (one_field("enum: [{value: x}, {value: x}]"), "enum names a value twice"),
         (one_field("logicalTypeOptions: {minLength: -1}"), "option 'minLength' is not a whole number from 0 up"),
+        (
+            one_field("logicalTypeOptions: {minLength: 1180591620717411303424}"),
+            "'minLength' is not a whole number from 0",
+        ),
         (
             one_field("classification: Personal"),
             "classification 'Personal' is not one of personal, public, internal",

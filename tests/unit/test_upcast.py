@@ -96,8 +96,20 @@ def gives_none(data: dict[str, Any]) -> Any:
     data.clear()
 
 
+def leaves(_: dict[str, Any]) -> Any:
+    raise SystemExit(1)
+
+
+def test_an_adapter_gives_nothing_that_intake_would_not_have_read() -> None:
+    with pytest.raises(NotLifted, match="shop_orders_2_to_3 in adapters.py: it gave what JSON cannot say in note"):
+        adapters(shop_orders_2_to_3=lambda _: {"cents": 1, "currency": "EUR", "note": "\ud800"}).lift(
+            record(2, {"cents": 1})
+        )
+
+
 FAILING: list[tuple[Adapter, str]] = [
     (throws, "KeyError at line "),
+    (leaves, "SystemExit at line "),
     (lambda: {}, "TypeError"),  # type: ignore[misc,list-item]
     (gives_none, "it gave $.data: Expected `object`, got `null`"),
     (lambda _: {"cents": -4711}, "it gave $.data.cents: Expected `int` >= 0"),
