@@ -101,7 +101,7 @@ def leaves(_: dict[str, Any]) -> Any:
 
 
 def test_an_adapter_gives_nothing_that_intake_would_not_have_read() -> None:
-    with pytest.raises(NotLifted, match="shop_orders_2_to_3 in adapters.py: it gave what JSON cannot say in note"):
+    with pytest.raises(NotLifted, match=r"shop_orders_2_to_3 in adapters\.py: it gave what JSON cannot say in note"):
         adapters(shop_orders_2_to_3=lambda _: {"cents": 1, "currency": "EUR", "note": "\ud800"}).lift(
             record(2, {"cents": 1})
         )
