@@ -14,12 +14,14 @@ from journal.clock import DAY, SECOND
 from journal.errors import Corrupt, LostRace, NoLongerProvable
 from journal.log import START, Repeat
 from journal.quality import stopped_streams
+from journal.reading import read_one
 from journal.record import Draft, Kind, Record
 from journal.restore import restore
 from journal.retention import RetentionPlan, apply_retention, longest, plan_retention
 from journal.segment import segment_path, segment_paths
 from journal.sqlite_log import SqliteJournal
 from journal.sqlite_reader import SqliteReader
+from journal.trail import trail_of
 from journal.verify import verify
 
 NOON = 1_357_041_600 * SECOND
@@ -210,6 +212,10 @@ def test_what_was_let_go_is_no_longer_provable(
     assert reader.of_kind(Kind.GENESIS, START, 9) == written[:1]
     assert reader.of_kind(Kind.DECISION, START, 9) == [written[7]]
     assert reader.last_of_kind(Kind.VERSION, 9) == [written[13]]
+    assert read_one(reader)(13) == written[13], "what a line answers from is found all the same"
+    with pytest.raises(NoLongerProvable):
+        read_one(reader)(12)
+    assert trail_of(reader, "nobody", {}, begins=reader.begins).examples == 0
     assert reader.of_kind(Kind.QUARANTINE, START, 9) == []
     assert reader.find(Kind.DECISION, "/t", "e7") == 7
     reader.close()
