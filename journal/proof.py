@@ -16,11 +16,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from journal.body import Decision
+from journal.body import Decision, decode
 from journal.control import ControlLog, Entry, echoes_in, require_held, signed_parts
 from journal.errors import Corrupt, Untrusted
 from journal.ledger import Verifies
-from journal.reading import ByKind
+from journal.reading import OWNERS_OWN, ByKind, each_of
+from journal.record import Kind
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +57,8 @@ def prove(control: ControlLog, pipeline: str, verifier: Verifies, journal: ByKin
     """
     # In this order: what is written while we read only adds to what the one read before speaks of.
     echoes = [] if journal is None else echoes_in(journal)
+    if journal is not None:
+        _refuse_unnumbered(journal, pipeline)
     with control.database.reading() as connection:
         entries = control.decided.check(connection, pipeline, verifier)
         beside = {name: ledger.check(connection, pipeline, verifier) for name, ledger in control.beside.items()}
@@ -70,6 +73,18 @@ def prove(control: ControlLog, pipeline: str, verifier: Verifies, journal: ByKin
         echoes=len(echoes),
         vouched=sum(sequence for sequence, _ in entries[-1].heads.values()) if entries else 0,
     )
+
+
+def _refuse_unnumbered(journal: ByKind, pipeline: str) -> None:
+    """No fold obeys such a decision; that somebody wrote one is worth knowing."""
+    for record in each_of(journal, Kind.DECISION):
+        decision = decode(record.body, Decision)
+        if decision.sequence <= 0 and decision.action not in OWNERS_OWN:
+            raise Untrusted(
+                which=f"record {record.offset} of {pipeline!r} echoes no decision: {decision.action} "
+                f"{decision.subject} without a number",
+                fix="Restore the journal from a backup; no fold obeys this record",
+            )
 
 
 def _check_echoes(entries: Sequence[Entry], echoes: Sequence[Decision], pipeline: str, verifier: Verifies) -> None:

@@ -72,10 +72,16 @@ def each_of(journal: ByKind, kind: Kind, through: int | None = None) -> Iterator
         after = page[-1].offset
 
 
+OWNERS_OWN = frozenset({"release", "fix", "discard"})
+"""What the journal's owner decides by itself: such a decision has no number in the control log and no signature."""
+
+
 def decisions_in(journal: ByKind, through: int | None = None) -> Iterator[tuple[Record, Decision]]:
-    """Every decision with its record, in order."""
+    """Every decision with its record, in order; one without a number that is not the owner's own counts for nothing."""
     for record in each_of(journal, Kind.DECISION, through):
-        yield record, decode(record.body, Decision)
+        decision = decode(record.body, Decision)
+        if decision.sequence > 0 or decision.action in OWNERS_OWN:
+            yield record, decision
 
 
 def read_one(journal: Readable) -> Callable[[int], Record]:

@@ -8,12 +8,15 @@ import pytest
 import sqlalchemy as sa
 
 from journal import errors
-from journal.body import Decision, decode, encode
+from journal.body import Decision, decode, draft_of, encode
 from journal.control import ControlLog, Entry, decision_of, echo_of
 from journal.digest import digest_journal
 from journal.log import START
 from journal.memory_log import MemoryJournal
+from journal.poison import skips_in
 from journal.proof import Proof, prove
+from journal.reading import decisions_in
+from journal.record import Kind
 from registry.signing import Signer
 from tests.drafts import draft_again
 
@@ -294,4 +297,14 @@ def test_a_table_that_was_dropped_is_found(world: World) -> None:
         connection.exec_driver_sql("DROP TABLE evidence")
     world.control = ControlLog(f"sqlite:///{world.path}")
     with pytest.raises(errors.Corrupt, match="evidence 1 of 'flights' is missing"):
+        world.prove()
+
+
+@pytest.mark.parametrize("action", ["skip", "cutover", "promote"])
+def test_a_decision_without_a_number_counts_for_nothing_and_is_found(world: World, action: str) -> None:
+    forged = Decision(sequence=0, action=action, subject="s", why="w", details={"fold": "learner", "offset": 3})
+    world.journal.append([draft_of(forged, kind=Kind.DECISION, stream="control", id="forged")])
+    assert skips_in(world.journal) == {}
+    assert all(decision.sequence for _, decision in decisions_in(world.journal))
+    with pytest.raises(errors.Untrusted, match=rf"echoes no decision: {action} s without a number"):
         world.prove()
