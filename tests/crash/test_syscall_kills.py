@@ -57,7 +57,7 @@ WARM = 10
 UNTIL_LABELS_COME = 80
 """Requests behind which there are examples to learn."""
 
-EVERY_COMMIT = frozenset({"fdatasync", "pwrite64", "fcntl", "futex"})
+EVERY_COMMIT = frozenset({"fdatasync", "pwrite64", "fcntl"})
 """Calls that no commit goes without."""
 
 
